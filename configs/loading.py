@@ -1,0 +1,120 @@
+"""From a YAML file, a preset name or a dictionary to a RunConfig, with errors a person can act on."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ntkpipe.configs.base import unknown_name
+from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.run import RunConfig
+
+
+def preset_names() -> list[str]:
+    """Return the names of the configurations that ship with ntkpipe."""
+    folder = resources.files("ntkpipe.configs") / "presets"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration and apply ``key=value`` overrides.
+
+    Args:
+        source: A YAML file, the name of a preset, a dictionary, or a finished configuration.
+        overrides: Dotted assignments such as ``resources.workers=4`` or ``kernels.0.kind=pntk``; values are YAML.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, a key is unknown, or a value has the wrong type.
+    """
+    if isinstance(source, RunConfig):
+        if not overrides:
+            return source
+        document: Any = source.document()
+        origin = f"configuration {source.name!r}"
+    elif isinstance(source, Mapping):
+        document, origin = dict(source), "configuration"
+    else:
+        document, origin = _read_yaml(str(source)), str(source)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{origin}: expected a mapping with keys such as 'model' and 'data', found {document!r}.")
+    for override in overrides:
+        _apply_override(document, override)
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(_describe(origin, error)) from None
+
+
+def _read_yaml(source: str) -> Any:
+    path = Path(source)
+    if path.is_file():
+        text = path.read_text("utf-8")
+    elif source in preset_names():
+        text = (resources.files("ntkpipe.configs") / "presets" / f"{source}.yaml").read_text("utf-8")
+    elif path.is_dir():
+        raise ConfigError(f"{source} is a folder; expected a YAML file or the name of a preset.")
+    elif path.suffix or path.parent != Path():
+        raise ConfigError(f"configuration file {source} does not exist. Presets: {', '.join(preset_names())}")
+    else:
+        raise ConfigError(unknown_name("configuration", source, preset_names()))
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} is not of the form key=value, such as resources.workers=4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML.") from None
+    *parents, last = key.split(".")
+    node: Any = document
+    for depth, part in enumerate(parents):
+        node = _child(node, part, override)
+        if node is None:
+            raise ConfigError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is not a section.")
+    if isinstance(node, list):
+        node[_position(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"override {override!r}: {'.'.join(parents)} is {node!r}, not a section.")
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, part, override)]
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    return None
+
+
+def _position(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise ConfigError(f"override {override!r}: {part!r} is not a position in a list of {len(items)}.")
+    return int(part)
+
+
+def _describe(origin: str, error: ValidationError) -> str:
+    """Turn pydantic's findings into one line each: where, what was found, what was expected."""
+    lines = []
+    for finding in error.errors(include_url=False):
+        place = ".".join(str(part) for part in finding["loc"]) or "(top level)"
+        text = finding["msg"].removeprefix("Value error, ")
+        found = finding.get("input")
+        shown = "" if finding["type"] in {"unknown_key", "missing", "value_error"} else f" (found {_short(found)})"
+        lines.append(f"{place}: {text}{shown}")
+    head = f"{origin} is not a valid configuration."
+    return "\n  ".join([head, *lines])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

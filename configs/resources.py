@@ -1,0 +1,32 @@
+"""What a run may use. Nothing here changes the result."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ntkpipe.configs.base import Section
+
+
+class ResourcesConfig(Section):
+    """Executor, workers and limits; every field may change when a run is resumed."""
+
+    runtime_fields: ClassVar[frozenset[str]] = frozenset(
+        {"executor", "address", "workers", "threads_per_worker", "device", "batch_size", "max_attempts", "task_seconds"}
+    )
+
+    executor: Literal["serial", "ray"] = "serial"
+    """``serial`` computes in this process; ``ray`` on worker processes."""
+    address: str = "local"
+    """Of the Ray cluster: ``local`` starts a private one and ends it with the run."""
+    workers: int = Field(2, ge=1)
+    """Ray workers."""
+    threads_per_worker: int | None = Field(None, ge=1)
+    """CPU threads of each worker; by default the machine's cores shared evenly."""
+    device: str = "cpu"
+    """A PyTorch device: ``cpu``, ``cuda``."""
+    batch_size: int = Field(64, ge=1)
+    """Samples per forward pass."""
+    max_attempts: int = Field(3, ge=1)
+    """How often a task is tried before the run gives up on it."""
+    task_seconds: float = Field(3600.0, gt=0)
+    """A task that takes longer is taken from its worker and tried again."""

@@ -1,0 +1,99 @@
+"""Where the model and the samples come from.
+
+Code a configuration names is code the user trusts. Weights and data are not trusted: weights are read as safetensors
+or with ``weights_only``, arrays without pickle.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ntkpipe.configs.base import Section
+from ntkpipe.configs.kernels import NAME_PATTERN
+
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""``package.module:callable``."""
+
+
+class PythonModel(Section):
+    """A model built by a callable, with weights from a file."""
+
+    kind: Literal["python"] = "python"
+    target: ImportPath
+    """``package.module:callable``; called with ``options``, returns an ``nn.Module``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    """A safetensors file or a state dict, as a path, a URL or ``package://package.module/file``; None keeps what the
+    callable built."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """In which precision Jacobians and kernels are computed."""
+    mode: Literal["eval", "as-built"] = "eval"
+    """``eval`` calls ``model.eval()``; ``as-built`` does not, and the run is refused if samples would mix."""
+
+
+class PythonData(Section):
+    """Samples from a callable."""
+
+    kind: Literal["python"] = "python"
+    target: ImportPath
+    """``package.module:callable``; called with ``options``, returns a map-style data set or a ``Samples`` object."""
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ArrayData(Section):
+    """Samples from NumPy files: ``.npy`` holding inputs, or ``.npz`` with ``inputs`` and maybe ``labels``, ``ids``."""
+
+    kind: Literal["arrays"] = "arrays"
+    inputs: str
+    """Path of an ``.npy`` file with shape (N, ...), or of an ``.npz`` file."""
+    labels: str | None = None
+    """Path of an ``.npy`` file: integer classes (N,) or real targets (N, T)."""
+    ids: str | None = None
+    """Path of a text file with one sample id per line; positions are used when there is none."""
+
+
+SplitData = Annotated[PythonData | ArrayData, Field(discriminator="kind")]
+
+
+class DataConfig(Section):
+    """The splits of the data and the pairs of splits between which kernels are computed."""
+
+    splits: dict[str, SplitData] = Field(min_length=1)
+    """Named sets of samples. The first one is the training set, in which solutions live."""
+    pairs: tuple[tuple[str, str], ...] | None = None
+    """(row split, column split) of the kernel matrices; by default the first split with itself and every other split
+    with the first."""
+
+    @field_validator("splits")
+    @classmethod
+    def _names_are_safe(cls, splits: dict[str, Any]) -> dict[str, Any]:
+        for name in splits:
+            if not name.isidentifier():
+                raise ValueError(f"split {name!r} must be a plain name of letters, digits and underscores")
+        return splits
+
+    @model_validator(mode="after")
+    def _pairs_name_splits(self) -> "DataConfig":
+        for pair in self.pairs or ():
+            for split in pair:
+                if split not in self.splits:
+                    raise ValueError(f"pair {list(pair)} names split {split!r}; there are: {', '.join(self.splits)}")
+        if self.pairs is not None and len(set(self.pairs)) != len(self.pairs):
+            raise ValueError("pairs must not repeat")
+        return self
+
+    @property
+    def train_split(self) -> str:
+        """The split in which solutions live."""
+        return next(iter(self.splits))
+
+    @property
+    def resolved_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs that are really computed."""
+        if self.pairs is not None:
+            return self.pairs
+        first, *others = self.splits
+        return ((first, first), *((other, first) for other in others))
+
+
+__all__ = ["NAME_PATTERN", "ArrayData", "DataConfig", "ImportPath", "PythonData", "PythonModel", "SplitData"]

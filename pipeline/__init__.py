@@ -1,0 +1,1 @@
+"""What needs a schedule: plans, the driver, executors, queries and the command line."""

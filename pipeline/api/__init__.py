@@ -1,0 +1,53 @@
+"""ntkpipe: empirical Neural Tangent Kernels of any PyTorch model, as resumable and verifiable jobs.
+
+The public surface. Names are loaded when they are first used, so that importing ntkpipe imports neither torch nor Ray.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ntkpipe.configs.loading import load_config as load_config
+    from ntkpipe.configs.projection import Projection as Projection
+    from ntkpipe.configs.run import RunConfig as RunConfig
+    from ntkpipe.pipeline.query import Run as Run
+    from ntkpipe.pipeline.query import open_run as open_run
+    from ntkpipe.pipeline.run import plan as plan
+    from ntkpipe.pipeline.run import resume as resume
+    from ntkpipe.pipeline.run import run as run
+    from ntkpipe.pipeline.run import verify as verify
+    from ntkpipe.workers.kernels.library import features as features
+    from ntkpipe.workers.kernels.library import kernel_matrix as kernel_matrix
+    from ntkpipe.workers.solvers.solution import Solution as Solution
+    from ntkpipe.workers.solvers.solve import solve as solve
+    from ntkpipe.workers.sources.samples import Samples as Samples
+
+_HOMES = {
+    "Projection": "ntkpipe.configs.projection",
+    "Run": "ntkpipe.pipeline.query",
+    "RunConfig": "ntkpipe.configs.run",
+    "Samples": "ntkpipe.workers.sources.samples",
+    "Solution": "ntkpipe.workers.solvers.solution",
+    "features": "ntkpipe.workers.kernels.library",
+    "kernel_matrix": "ntkpipe.workers.kernels.library",
+    "load_config": "ntkpipe.configs.loading",
+    "open_run": "ntkpipe.pipeline.query",
+    "plan": "ntkpipe.pipeline.run",
+    "resume": "ntkpipe.pipeline.run",
+    "run": "ntkpipe.pipeline.run",
+    "solve": "ntkpipe.workers.solvers.solve",
+    "verify": "ntkpipe.pipeline.run",
+}
+
+__version__ = "0.1.0"
+__all__ = sorted([*_HOMES, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ntkpipe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,45 @@
+"""The trivial executor: one worker in this process."""
+
+from collections import deque
+from typing import final
+
+from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
+from ntkpipe.workers.tasks import Task, WorkerSpec
+from ntkpipe.workers.worker import Worker, describe_failure
+
+
+@final
+class SerialExecutor(AbstractExecutor):
+    """Carries out tasks one after the other; the yardstick for every other executor."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._queue: deque[Task] = deque()
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> "SerialExecutor":
+        """Create the worker."""
+        self._worker = Worker(self._spec)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Drop the worker and what it loaded."""
+        self._worker = None
+
+    @property
+    def capacity(self) -> int:
+        """One: there is nothing to overlap."""
+        return 1
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        self._queue.append(task)
+
+    def wait(self, timeout_seconds: float) -> list[Outcome]:
+        """Carry out the next task."""
+        assert self._worker is not None, "the executor has not been entered"
+        task = self._queue.popleft()
+        try:
+            return [Outcome(task, result=self._worker.run(task))]
+        except Exception as error:
+            return [Outcome(task, error=TaskError(*describe_failure(error)))]

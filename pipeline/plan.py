@@ -1,0 +1,102 @@
+"""A plan: the stages of a run as inert data with a price tag. Enumerates tasks, starts nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from ntkpipe.configs.errors import PlanError
+from ntkpipe.configs.run import RunConfig
+from ntkpipe.pipeline.cost import Cost, CostModel
+from ntkpipe.storage.features import FEATURES_STAGE
+from ntkpipe.storage.grid import blocks, num_blocks, num_chunks, shards
+from ntkpipe.storage.kernel import KERNEL_STAGE
+from ntkpipe.storage.records import Geometry
+from ntkpipe.storage.schema import stored_bytes
+from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.workers.tasks import (
+    ANALYZE_STAGE,
+    SOLVE_STAGE,
+    AnalysisTask,
+    FeaturesTask,
+    KernelTask,
+    SolveTask,
+    Task,
+)
+
+STAGES = (FEATURES_STAGE, KERNEL_STAGE, SOLVE_STAGE, ANALYZE_STAGE)
+"""In order; a stage starts when the one before it is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagePrice:
+    """What a stage costs in total."""
+
+    stage: str
+    num_tasks: int
+    cost: Cost
+
+
+@final
+class Plan:
+    """All the work of a run, derived from its configuration and geometry."""
+
+    def __init__(self, config: RunConfig, geometry: Geometry, cost_model: CostModel | None = None) -> None:
+        self.config = config
+        self.geometry = geometry
+        self._cost_model = cost_model
+
+    def num_tasks(self, stage: str) -> int:
+        """Return how many tasks a stage has, without enumerating them."""
+        geometry = self.geometry
+        sizes = {name: split.num_samples for name, split in geometry.splits.items()}
+        if stage == FEATURES_STAGE:
+            return sum(num_chunks(size, geometry.shard_rows) for size in sizes.values())
+        if stage == KERNEL_STAGE:
+            return sum(num_blocks(r, sizes[r], c, sizes[c], geometry.block_rows) for r, c in geometry.pairs)
+        return len(self.config.solve) if stage == SOLVE_STAGE else len(self.config.analyses)
+
+    def tasks(self, stage: str) -> Iterator[Task]:
+        """Yield the tasks of a stage, in the order in which they are best started."""
+        geometry = self.geometry
+        sizes = {name: split.num_samples for name, split in geometry.splits.items()}
+        if stage == FEATURES_STAGE:
+            for split, size in sizes.items():
+                yield from (FeaturesTask(shard) for shard in shards(split, size, geometry.shard_rows))
+        elif stage == KERNEL_STAGE:
+            for row_split, column_split in geometry.pairs:
+                found = blocks(row_split, sizes[row_split], column_split, sizes[column_split], geometry.block_rows)
+                yield from (KernelTask(block) for block in found)
+        elif stage == SOLVE_STAGE:
+            yield from (SolveTask(solve.name) for solve in self.config.solve)
+        else:
+            yield from (AnalysisTask(analysis.name) for analysis in self.config.analyses)
+
+    def prices(self) -> list[StagePrice]:
+        """Return the cost of every stage; needs a cost model."""
+        assert self._cost_model is not None
+        found = []
+        for stage in STAGES:
+            total = Cost()
+            for task in self.tasks(stage):
+                total += self._cost_model.price(task)
+            found.append(StagePrice(stage, self.num_tasks(stage), total))
+        return found
+
+    def check_space(self, store: AbstractStore) -> None:
+        """Refuse a plan whose chunks do not fit the store.
+
+        Raises:
+            PlanError: Says how much is needed and how much is free.
+        """
+        needed, free = stored_bytes(self.geometry), store.free_bytes()
+        if free is not None and needed > free:
+            sizes = ", ".join(f"{name}: {split.num_samples:,}" for name, split in self.geometry.splits.items())
+            raise PlanError(
+                f"{store.url}: the run needs {_gib(needed)} of storage and {_gib(free)} are free. It stores "
+                f"{len(self.geometry.kernels)} kernels over samples ({sizes}). Free some space, choose another place "
+                "with --out, use fewer samples or kernels, or store.dtype=float32."
+            )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,238 @@
+"""The verbs that change a run: start it, resume it, verify it."""
+
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.configs.canonical import differences
+from ntkpipe.configs.errors import ConfigError, NtkPipeError, RunMismatchError, StorageError
+from ntkpipe.configs.loading import load_config
+from ntkpipe.configs.run import RunConfig
+from ntkpipe.pipeline.cost import CostModel
+from ntkpipe.pipeline.drive import Driver
+from ntkpipe.pipeline.events import EventLog, Progress, Silent
+from ntkpipe.pipeline.executors.registry import make_executor
+from ntkpipe.pipeline.plan import STAGES, Plan
+from ntkpipe.pipeline.query import Run, open_run
+from ntkpipe.storage import layout
+from ntkpipe.storage.arrays import ChunkStore
+from ntkpipe.storage.features import PREPARE_STAGE, PREPARE_TASK
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.locks import EpochLock
+from ntkpipe.storage.records import SCHEMA_VERSION, Manifest, Receipt
+from ntkpipe.storage.schema import array_specs
+from ntkpipe.storage.stores import AbstractStore, open_store
+from ntkpipe.storage.verify import Checked, verify_tasks
+from ntkpipe.workers.probe import Probe, probe_run
+from ntkpipe.workers.tasks import WorkerSpec
+
+RECORDED_VERSIONS = ("numpy", "ray", "torch", "zarr")
+
+Source = str | Path | Mapping[str, Any] | RunConfig
+
+
+def plan(config: Source, overrides: Sequence[str] = ()) -> tuple[Plan, Probe]:
+    """Look at model and data and plan a run; computes and writes nothing.
+
+    Raises:
+        ConfigError: The configuration, the model or the data is not acceptable.
+        CoverageError: The model cannot be differentiated per sample.
+    """
+    checked = load_config(config, overrides)
+    probe = probe_run(checked)
+    return _plan(checked, probe), probe
+
+
+def run(
+    config: Source,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Run:
+    """Carry out a configuration from start to end.
+
+    Args:
+        config: A YAML file, a preset's name, a dictionary, or a RunConfig.
+        out: Path or URL of the new run; ``runs/<name>-<time>`` by default.
+        overrides: ``key=value`` assignments applied to the configuration.
+        progress: Is told what happens.
+
+    Returns:
+        The finished run, open for queries.
+
+    Raises:
+        ConfigError: The configuration is not acceptable, or there is a run at ``out`` already.
+        PlanError: The run does not fit its store.
+        NtkPipeError: Whatever ends the run; what was committed stays, and :func:`resume` goes on from there.
+    """
+    checked = load_config(config, overrides)
+    url = os.fspath(out) if out is not None else f"runs/{checked.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    store = open_store(url)
+    _check_shared(checked, store)
+    if store.get(layout.MANIFEST) is not None:
+        raise ConfigError(f"{store.url} holds a run already. Go on with `ntkpipe resume {store.url}`, or choose --out.")
+    probe = probe_run(checked)
+    made = _plan(checked, probe)
+    made.check_space(store)
+    with EpochLock(store, checked.store.lease_seconds) as lock:
+        manifest = _manifest(checked, probe)
+        if not store.put_new(layout.MANIFEST, manifest.encode()):
+            raise ConfigError(f"{store.url} was taken by another run a moment ago; choose another --out.")
+        _execute(store, made, probe, lock, progress or Silent())
+    return open_run(store.url)
+
+
+def resume(
+    url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> Run:
+    """Finish an interrupted run: what is planned minus what is committed.
+
+    Args:
+        url: Of the run.
+        overrides: Assignments to runtime fields, such as ``resources.workers=4``.
+        progress: Is told what happens.
+
+    Raises:
+        NotFoundError: There is no run.
+        RunMismatchError: Configuration, weights, data or code would give other numbers; lists every difference.
+        RunLockedError: Another driver is working on it.
+    """
+    store = open_store(url)
+    manifest = Manifest.read(store)
+    config = load_config(manifest.config, overrides)
+    _check_shared(config, store)
+    probe = probe_run(config)
+    _check_same(store, manifest, _manifest(config, probe))
+    with EpochLock(store, config.store.lease_seconds) as lock:
+        _execute(store, _plan(config, probe), probe, lock, progress or Silent())
+    return open_run(store.url)
+
+
+def verify(url: str | os.PathLike[str], *, repair: bool = False) -> Iterator[Checked]:
+    """Re-read every committed chunk against its receipt.
+
+    Args:
+        url: Of the run.
+        repair: Take back the receipts of damaged tasks, so that :func:`resume` computes them again.
+    """
+    store = open_store(url)
+    manifest = Manifest.read(store)
+    ledger = Ledger(store)
+    checks = verify_tasks(ChunkStore(store), ledger, (PREPARE_STAGE, *STAGES))
+    if not repair:
+        yield from checks
+        return
+    with EpochLock(store, load_config(manifest.config).store.lease_seconds):
+        for checked in checks:
+            for stage, task in {(finding.stage, finding.task) for finding in checked.findings}:
+                ledger.revoke(stage, task)
+            yield checked
+
+
+def _plan(config: RunConfig, probe: Probe) -> Plan:
+    cost_model = CostModel(
+        config, probe.geometry, num_parameters=probe.num_parameters, forward_flops=probe.forward_flops
+    )
+    return Plan(config, probe.geometry, cost_model)
+
+
+def _manifest(config: RunConfig, probe: Probe) -> Manifest:
+    return Manifest(
+        run_id=uuid.uuid4().hex,
+        name=config.name,
+        created_at=time.time(),
+        config=config.document(),
+        semantic=config.semantic(),
+        fingerprints=probe.fingerprints,
+        geometry=probe.geometry,
+        num_parameters=probe.num_parameters,
+        versions={"python": platform.python_version()} | {name: version(name) for name in RECORDED_VERSIONS},
+    )
+
+
+def _check_same(store: AbstractStore, stored: Manifest, asked: Manifest) -> None:
+    found = list(differences(stored.identity(), asked.identity()))
+    if found:
+        lines = "".join(f"\n  {path}: stored {_short(old)}, now {_short(new)}" for path, old, new in found)
+        raise RunMismatchError(
+            f"{store.url} cannot be resumed: it would mix different numbers. Differences:{lines}\n"
+            "Restore what changed, or start a new run with another --out."
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 64 else f"{text[:61]}..."
+
+
+def _check_shared(config: RunConfig, store: AbstractStore) -> None:
+    if config.resources.executor != "serial" and not store.shared:
+        raise ConfigError(f"{store.url} exists in this process only; use resources.executor=serial, or another --out.")
+
+
+def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, progress: Progress) -> None:
+    """Bring a locked run to its end and log how it went."""
+    log, ledger = EventLog(store, lock.epoch), Ledger(store)
+    log.add("start", host=platform.node(), process=os.getpid())
+    try:
+        if not ledger.is_committed(PREPARE_STAGE, PREPARE_TASK):
+            _prepare(store, ledger, probe, lock.epoch)
+        with make_executor(plan.config.resources, _worker_spec(store, plan, probe)) as executor:
+            driver = Driver(plan, executor, ledger, lock, log, progress)
+            for stage in STAGES:
+                driver.run_stage(stage)
+        log.add("finish")
+    except NtkPipeError as error:
+        log.add("stop", kind=error.kind, message=error.message)
+        raise
+    finally:
+        # A full disk must not hide the error that it caused.
+        with suppress(StorageError):
+            log.flush()
+
+
+def _prepare(store: AbstractStore, ledger: Ledger, probe: Probe, epoch: int) -> None:
+    """Create the arrays and write ids and labels; repeated after a crash, it does the same again."""
+    chunks, started = ChunkStore(store), time.perf_counter()
+    chunks.create(array_specs(probe.geometry), {"schema_version": SCHEMA_VERSION})
+    records = []
+    for name, source in probe.splits.items():
+        ids = np.array(source.ids, dtype=object)
+        records.append(chunks.write(layout.sample_id(name), (0,), ids))
+        if source.labels is not None:
+            values = source.labels.numpy()
+            records.append(chunks.write(layout.label(name), (0,) * values.ndim, values))
+    ledger.commit(
+        Receipt(
+            stage=PREPARE_STAGE,
+            task=PREPARE_TASK,
+            chunks=tuple(records),
+            seconds=time.perf_counter() - started,
+            worker="driver",
+            epoch=epoch,
+        )
+    )
+
+
+def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
+    resources = plan.config.resources
+    threads = resources.threads_per_worker
+    if threads is None and resources.executor != "serial":
+        threads = max(1, len(os.sched_getaffinity(0)) // resources.workers)
+    return WorkerSpec(
+        url=os.path.abspath(store.url) if "://" not in store.url else store.url,
+        config=plan.config,
+        geometry=plan.geometry,
+        routes=tuple((route.name, route.shape, route.route) for route in probe.routes),
+        threads=threads,
+        import_path=(os.getcwd(),),
+    )

@@ -1,0 +1,80 @@
+"""How far a run is: counted from its receipts, never from a scheduler's memory."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from ntkpipe.configs.run import RunConfig
+from ntkpipe.pipeline.plan import STAGES, Plan
+from ntkpipe.storage import layout
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.locks import Claim, current_epoch, liveness, read_claim
+from ntkpipe.storage.records import Failure, Manifest
+from ntkpipe.storage.stores import AbstractStore
+
+State = Literal["finished", "running", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """Progress of a stage."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Progress of a run."""
+
+    url: str
+    name: str
+    run_id: str
+    state: State
+    stages: tuple[StageStatus, ...]
+    epoch: int
+    """How many drivers have worked on it so far."""
+    owner: str | None
+    """Who is working on it now."""
+    silent_seconds: float | None
+    """Since the owner's last sign of life."""
+    failures: tuple[str, ...]
+    """What ended earlier attempts of tasks that are not finished yet."""
+
+
+def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
+    """Count receipts and look at the lock."""
+    plan = Plan(RunConfig.model_validate(manifest.config), manifest.geometry)
+    ledger = Ledger(store)
+    committed = {stage: ledger.committed(stage) for stage in STAGES}
+    stages = tuple(StageStatus(stage, len(committed[stage]), plan.num_tasks(stage)) for stage in STAGES)
+    epoch = current_epoch(store)
+    claim = read_claim(store, epoch) if epoch else None
+    finished = all(stage.done >= stage.total for stage in stages)
+    alive = claim is not None and _may_be_alive(claim)
+    return RunStatus(
+        url=store.url,
+        name=manifest.name,
+        run_id=manifest.run_id,
+        state="finished" if finished else "running" if alive else "interrupted",
+        stages=stages,
+        epoch=epoch,
+        owner=f"process {claim.process} on {claim.host}" if claim is not None and alive else None,
+        silent_seconds=time.time() - claim.alive_at if claim is not None and alive else None,
+        failures=tuple(_open_failures(store, committed)),
+    )
+
+
+def _may_be_alive(claim: Claim) -> bool:
+    state = liveness(claim)
+    return state == "alive" or (state == "unknown" and time.time() - claim.alive_at <= claim.lease_seconds)
+
+
+def _open_failures(store: AbstractStore, committed: dict[str, frozenset[str]]) -> list[str]:
+    found = []
+    for key in store.names(layout.FAILED):
+        failure = Failure.parse(store.read(key), f"{store.url}/{key}")
+        if failure.task not in committed.get(failure.stage, ()):
+            found.append(f"{failure.stage} task {failure.task}: {failure.message}")
+    return found

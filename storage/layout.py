@@ -1,0 +1,111 @@
+"""The names of everything in a run, in one place.
+
+::
+
+    <run>/run.json                          what the run is, written once
+         /data.zarr/                        one zarr v3 group
+             sample_id/<split>              (N,) ids
+             label/<split>                  (N,) classes or (N, T) real targets
+             output/<split>                 (N, C) outputs of the network
+             features/<kernel>/<split>      (N, K), or (G, N, K) when layerwise
+             diagonal/<kernel>/<split>      (N,) exact K(x, x) before any normalisation
+             kernel/<kernel>/<rows>-<cols>  (N, M); lower-triangle blocks when both splits are the same
+             component/<kernel>/<rows>-<cols>  (G, N, M), summing to the kernel
+             solution/<name>                (N, T) coefficients
+             prediction/<name>/<split>      (M, T) kernel times coefficients
+         /receipts/<stage>/<task>.json      the commit of a task, written once
+         /failed/<stage>/<task>-<n>.json    what went wrong with an attempt
+         /solutions/<name>.json             residuals and statistics of a solution
+         /analyses/<name>/                  summary.json, table.csv, picture.png
+         /lock/epoch-000001.json            who owned the run, written once per tenure
+         /lock/heartbeat-000001.json        their last sign of life
+         /events/000001/000001.jsonl        what happened in that tenure, in segments
+         /status.json                       progress, for people and monitors
+"""
+
+MANIFEST = "run.json"
+DATA = "data.zarr"
+RECEIPTS = "receipts"
+FAILED = "failed"
+LOCK = "lock"
+STATUS = "status.json"
+
+
+def sample_id(split: str) -> str:
+    """Return the array of a split's sample ids."""
+    return f"sample_id/{split}"
+
+
+def label(split: str) -> str:
+    """Return the array of a split's labels."""
+    return f"label/{split}"
+
+
+def output(split: str) -> str:
+    """Return the array of the network's outputs on a split."""
+    return f"output/{split}"
+
+
+def features(kernel: str, split: str) -> str:
+    """Return the array of a kernel's features on a split."""
+    return f"features/{kernel}/{split}"
+
+
+def diagonal(kernel: str, split: str) -> str:
+    """Return the array of a kernel's exact diagonal on a split."""
+    return f"diagonal/{kernel}/{split}"
+
+
+def kernel(name: str, pair: str) -> str:
+    """Return the array of a kernel matrix."""
+    return f"kernel/{name}/{pair}"
+
+
+def component(name: str, pair: str) -> str:
+    """Return the array of a kernel matrix's components per parameter."""
+    return f"component/{name}/{pair}"
+
+
+def solution(name: str) -> str:
+    """Return the array of a solution's coefficients."""
+    return f"solution/{name}"
+
+
+def prediction(name: str, split: str) -> str:
+    """Return the array of a solution's predictions on a split."""
+    return f"prediction/{name}/{split}"
+
+
+def solution_record(name: str) -> str:
+    """Return the object with a solution's residuals and statistics."""
+    return f"solutions/{name}.json"
+
+
+def analysis(name: str, file: str) -> str:
+    """Return an object that an analysis leaves."""
+    return f"analyses/{name}/{file}"
+
+
+def receipt(stage: str, task: str) -> str:
+    """Return the object that commits a task."""
+    return f"{RECEIPTS}/{stage}/{task}.json"
+
+
+def failure(stage: str, task: str, epoch: int, attempt: int) -> str:
+    """Return the object that records a failed attempt."""
+    return f"{FAILED}/{stage}/{task}-{epoch:06d}-{attempt}.json"
+
+
+def epoch(number: int) -> str:
+    """Return the object that claims an epoch."""
+    return f"{LOCK}/epoch-{number:06d}.json"
+
+
+def heartbeat(number: int) -> str:
+    """Return the object that its owner renews."""
+    return f"{LOCK}/heartbeat-{number:06d}.json"
+
+
+def events(epoch_number: int, segment: int) -> str:
+    """Return a segment of the event log of an epoch."""
+    return f"events/{epoch_number:06d}/{segment:06d}.jsonl"

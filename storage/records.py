@@ -1,0 +1,187 @@
+"""The documents a run keeps as JSON: versioned, frozen, strict about their fields."""
+
+import time
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ntkpipe.configs.errors import NotFoundError, StorageError
+from ntkpipe.storage import layout
+from ntkpipe.storage.stores import AbstractStore
+
+SCHEMA_VERSION = 1
+"""Of the layout and of all documents; a reader refuses versions it does not know."""
+
+
+class Record(BaseModel):
+    """A document of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Self:
+        """Read a document.
+
+        Raises:
+            StorageError: It is damaged, or of an unknown version.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            finding = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in finding["loc"])
+            raise StorageError(
+                f"{where} cannot be read ({place}: {finding['msg']}). It is damaged, or was written by another version."
+            ) from None
+
+    def encode(self) -> bytes:
+        """Return the document as JSON."""
+        return self.model_dump_json(indent=1).encode()
+
+
+class ChunkRecord(Record):
+    """What a task wrote into one chunk."""
+
+    array: str
+    position: tuple[int, ...]
+    """Index in the chunk grid."""
+    crc32c: str
+    """Of the raw little-endian values inside the array's bounds, eight hexadecimal digits."""
+    nbytes: int
+
+
+class ObjectRecord(Record):
+    """A small object a task wrote, such as a picture."""
+
+    key: str
+    crc32c: str
+    nbytes: int
+
+
+class Receipt(Record):
+    """Proof that one task is finished. Reads of its chunks are allowed once it exists."""
+
+    schema_version: Literal[1] = 1
+    stage: str
+    task: str
+    chunks: tuple[ChunkRecord, ...]
+    objects: tuple[ObjectRecord, ...] = ()
+    seconds: float
+    """Spent on the task by its worker."""
+    worker: str
+    epoch: int = 0
+    attempt: int = 1
+    versions: dict[str, str] = Field(default_factory=dict)
+    committed_at: float = Field(default_factory=time.time)
+
+
+class Failure(Record):
+    """One failed attempt at a task."""
+
+    schema_version: Literal[1] = 1
+    stage: str
+    task: str
+    epoch: int
+    attempt: int
+    kind: str
+    message: str
+    failed_at: float = Field(default_factory=time.time)
+
+
+class SolutionRecord(Record):
+    """How a solution was found and how well it solves its system."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    kernel: str
+    method: str
+    status: str
+    ridge: float
+    jitter: float
+    residuals: tuple[float, ...]
+    """True relative residual of each target."""
+    stats: dict[str, float]
+
+
+class SplitGeometry(Record):
+    """The shape of a split."""
+
+    num_samples: int
+    labels: Literal["none", "classes", "values"]
+    num_targets: int
+    """T: classes, or columns of real targets; 0 without labels."""
+
+
+class KernelGeometry(Record):
+    """The shape of a kernel's features and components."""
+
+    name: str
+    kind: str
+    feature_dim: int | None
+    """K of the stored features; None for an exact kernel, which stores none."""
+    groups: tuple[str, ...]
+    """Names of the components; empty unless the kernel is layerwise."""
+
+
+class Geometry(Record):
+    """Everything that determines the arrays of a run."""
+
+    splits: dict[str, SplitGeometry]
+    kernels: tuple[KernelGeometry, ...]
+    pairs: tuple[tuple[str, str], ...]
+    solutions: tuple[str, ...]
+    solution_targets: tuple[int, ...]
+    """T of each solution."""
+    num_outputs: int
+    shard_rows: int
+    block_rows: int
+    dtype: Literal["float32", "float64"]
+
+    @property
+    def train_split(self) -> str:
+        """The split in which solutions live: the first."""
+        return next(iter(self.splits))
+
+    def kernel(self, name: str) -> KernelGeometry:
+        """Return a kernel's geometry; the name must be known."""
+        return next(kernel for kernel in self.kernels if kernel.name == name)
+
+
+class Manifest(Record):
+    """What a run is: written once, compared on every resumption."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    name: str
+    created_at: float
+    config: dict[str, Any]
+    """The whole configuration, runtime fields as of the first start."""
+    semantic: dict[str, Any]
+    """The part of the configuration that determines the numbers."""
+    fingerprints: dict[str, str]
+    """Digests of weights, data and projections."""
+    geometry: Geometry
+    num_parameters: int
+    versions: dict[str, str]
+    """Of Python and the main libraries; recorded, not compared."""
+
+    @classmethod
+    def read(cls, store: AbstractStore) -> Self:
+        """Read what a run is.
+
+        Raises:
+            NotFoundError: There is no run at the store's URL.
+        """
+        data = store.get(layout.MANIFEST)
+        if data is None:
+            raise NotFoundError(f"{store.url} is not a run: it has no {layout.MANIFEST}. `ntkpipe list` shows runs.")
+        return cls.parse(data, f"{store.url}/{layout.MANIFEST}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a run to be continued."""
+        return {
+            "schema_version": self.schema_version,
+            "config": self.semantic,
+            "fingerprints": self.fingerprints,
+            "geometry": self.geometry.model_dump(mode="json"),
+        }

@@ -1,0 +1,1 @@
+"""What needs a tensor: sources, Jacobians, projections, kernels, solvers, analyses. The only layer that knows torch."""

@@ -1,0 +1,92 @@
+"""What a worker loads once and every task of a run uses."""
+
+from functools import cached_property
+from typing import final
+
+import torch
+
+from ntkpipe.configs.kernels import KernelConfig
+from ntkpipe.storage.arrays import ChunkStore
+from ntkpipe.storage.features import SampleReader
+from ntkpipe.storage.kernel import KernelReader
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.stores import open_store
+from ntkpipe.workers.jacobians.coverage import ParameterRoute
+from ntkpipe.workers.jacobians.engine import Functional, JacobianEngine
+from ntkpipe.workers.kernels.blocks import Factors
+from ntkpipe.workers.kernels.definitions import DEFINITIONS
+from ntkpipe.workers.projections.base import AbstractProjection
+from ntkpipe.workers.projections.registry import make_projection
+from ntkpipe.workers.sources.data import SplitSource
+from ntkpipe.workers.sources.model import DTYPES, load_model
+from ntkpipe.workers.tasks import WorkerSpec
+
+
+@final
+class WorkerContext:
+    """Model, data, projections and storage of a run; each is loaded when a task first needs it.
+
+    Attributes:
+        spec: What the worker was started with.
+        store: Where the run lives.
+        chunks: Its arrays.
+        ledger: Its receipts.
+        samples: Reads what is stored per sample.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.store = open_store(spec.url)
+        self.chunks = ChunkStore(self.store)
+        self.ledger = Ledger(self.store)
+        self.samples = SampleReader(self.chunks, self.ledger, spec.geometry)
+        self.row_factors: tuple[object, list[dict[Functional, Factors]]] | None = None
+        self._splits: dict[str, SplitSource] = {}
+        self._projections: dict[str, AbstractProjection] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the computation."""
+        return DTYPES[self.spec.config.model.dtype]
+
+    @property
+    def device(self) -> str:
+        """Where the computation happens."""
+        return self.spec.config.resources.device
+
+    @cached_property
+    def engine(self) -> JacobianEngine:
+        """The Jacobian engine over the run's model."""
+        model = load_model(self.spec.config.model, self.device)
+        return JacobianEngine(model, [ParameterRoute(*route) for route in self.spec.routes])
+
+    def split(self, name: str) -> SplitSource:
+        """Return the samples of a split."""
+        if name not in self._splits:
+            self._splits[name] = SplitSource(name, self.spec.config.data.splits[name])
+        return self._splits[name]
+
+    def projection(self, kernel: KernelConfig) -> AbstractProjection | None:
+        """Return a kernel's random map, None if it is exact; kernels with equal settings share one."""
+        config = self.spec.config.projection_of(kernel)
+        if config.resolved_kind == "none":
+            return None
+        key = config.model_dump_json()
+        if key not in self._projections:
+            self._projections[key] = make_projection(config)
+        return self._projections[key]
+
+    def functionals(self, *, exact_only: bool = False) -> set[Functional]:
+        """Return the output functionals that the run's kernels need, or only those of exact Jacobian kernels."""
+        found = {
+            DEFINITIONS[kernel.kind].functional
+            for kernel in self.spec.config.kernels
+            if not exact_only or self.projection(kernel) is None
+        }
+        return {functional for functional in found if functional is not None}
+
+    def kernel_reader(self, name: str, row_split: str, column_split: str, *, cache_bytes: int) -> KernelReader:
+        """Return a reader of a stored kernel matrix."""
+        return KernelReader(
+            self.chunks, self.ledger, self.spec.geometry, name, row_split, column_split, cache_bytes=cache_bytes
+        )

@@ -1,0 +1,166 @@
+"""One forward pass that records what every Linear and Conv2d saw, and backward passes that never touch a weight.
+
+The gradient of v . f with respect to the weight of a layer y = W a is sum_t delta_t a_t^T with delta = d(v . f)/dy. It
+needs the layer's input and the gradient at the layer's output, but no weight gradient. Only the gradients at recorded
+outputs are asked of autograd, so it runs data-only backward passes although the parameters stay trainable; nothing of
+the user's model is changed.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional
+
+from ntkpipe.configs.errors import CoverageError
+from ntkpipe.workers.jacobians.factors import AbstractFactor, DenseFactor, OuterFactor
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One call of a recorded layer."""
+
+    module: nn.Module
+    inputs: torch.Tensor
+    """What the layer was given, (B, ...)."""
+    output: GradientEdge
+    """Where the gradient at the layer's output is read. An edge, not the tensor: an in-place activation behind the
+    layer would rewrite the tensor's history, but not the edge."""
+    shape: torch.Size
+    """Of the layer's output."""
+
+
+def is_recordable(module: nn.Module) -> bool:
+    """Return whether the factors of a module's parameters can be captured."""
+    if type(module) is nn.Linear:
+        return True
+    return type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
+
+
+@final
+class Capture:
+    """The outputs of a batch together with the calls of all recorded layers.
+
+    Attributes:
+        outputs_BC: Outputs of the model, attached to the graph.
+        penultimate_BD: Input of the last Linear layer, if its output is the model's output; None otherwise.
+    """
+
+    def __init__(self, model: nn.Module, modules: frozenset[nn.Module], inputs: torch.Tensor) -> None:
+        self._calls: list[LayerCall] = []
+        last_linear: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def record(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            if module in modules and output.requires_grad:
+                self._calls.append(LayerCall(module, arguments[0].detach(), get_gradient_edge(output), output.shape))
+            if isinstance(module, nn.Linear):
+                last_linear[:] = [(arguments[0].detach(), output.detach())]
+
+        handles = [module.register_forward_hook(record) for module in model.modules()]
+        try:
+            with torch.enable_grad():
+                outputs = model(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.outputs_BC = check_outputs(outputs, len(inputs))
+        self.penultimate_BD: torch.Tensor | None = None
+        if last_linear:
+            features, output = last_linear[0]
+            if output.shape == outputs.shape and torch.equal(output, outputs.detach()):
+                self.penultimate_BD = features.flatten(1)
+
+    def deltas(self, cotangents_VBC: torch.Tensor) -> list[torch.Tensor]:
+        """Return d(v . f)/dy of every recorded call, (V, B, ...) each: V data-only backward passes."""
+        if not self._calls:
+            return []
+        edges = [call.output for call in self._calls]
+        columns: list[list[torch.Tensor]] = [[] for _ in edges]
+        for cotangent_BC in cotangents_VBC:
+            gradients = torch.autograd.grad(self.outputs_BC, edges, cotangent_BC, retain_graph=True, allow_unused=True)
+            for call, column, gradient in zip(self._calls, columns, gradients, strict=True):
+                # A layer whose output is thrown away has no gradient; its parameters' gradient is zero.
+                column.append(cotangent_BC.new_zeros(call.shape) if gradient is None else gradient)
+        return [torch.stack(column) for column in columns]
+
+    def misaligned(self) -> set[nn.Module]:
+        """Return the recorded modules that were called with something else than the batch as leading dimension."""
+        num_samples = len(self.outputs_BC)
+        return {
+            call.module
+            for call in self._calls
+            if len(call.inputs) != num_samples or call.shape[0] != num_samples or call.inputs.dim() < 2
+        }
+
+    def factors(self, names: dict[nn.Parameter, str], deltas: list[torch.Tensor]) -> dict[str, AbstractFactor]:
+        """Combine inputs and deltas to one factor per parameter; calls of a shared layer are joined along positions."""
+        inputs: dict[str, list[torch.Tensor]] = {}
+        outputs: dict[str, list[torch.Tensor]] = {}
+        for call, delta in zip(self._calls, deltas, strict=True):
+            weight, bias = call.module.weight, call.module.bias
+            delta_VBTO = _positions_last(call.module, delta)
+            if weight in names:
+                inputs.setdefault(names[weight], []).append(_unfold(call.module, call.inputs))
+                outputs.setdefault(names[weight], []).append(delta_VBTO)
+            if bias is not None and bias in names:
+                outputs.setdefault(names[bias], []).append(delta_VBTO)
+        factors: dict[str, AbstractFactor] = {}
+        for name, parts in outputs.items():
+            joined_VBTO = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+            if name in inputs:
+                factors[name] = OuterFactor(torch.cat(inputs[name], dim=1), joined_VBTO)
+            else:
+                factors[name] = DenseFactor(joined_VBTO.sum(dim=2))
+        return factors
+
+
+def check_outputs(outputs: object, num_samples: int) -> torch.Tensor:
+    """Return the outputs as (B, C).
+
+    Raises:
+        CoverageError: The model returns something other than one real vector per sample.
+    """
+    if not isinstance(outputs, torch.Tensor) or not outputs.is_floating_point():
+        raise CoverageError(
+            f"the model returns {type(outputs).__name__}; expected one real tensor of shape (B, C). "
+            "Wrap the model so that it returns the outputs whose kernel is wanted."
+        )
+    if outputs.dim() == 1:
+        outputs = outputs.unsqueeze(1)
+    if outputs.dim() != 2 or len(outputs) != num_samples:
+        raise CoverageError(
+            f"the model returns shape {tuple(outputs.shape)} for {num_samples} samples; expected ({num_samples}, C)."
+        )
+    return outputs
+
+
+def _positions_last(module: nn.Module, delta: torch.Tensor) -> torch.Tensor:
+    """Return gradients at the output as (V, B, T, O)."""
+    if isinstance(module, nn.Conv2d):
+        return delta.flatten(3).transpose(2, 3)
+    num_vectors, num_samples, *_, num_out = delta.shape
+    return delta.reshape(num_vectors, num_samples, -1, num_out)
+
+
+def _unfold(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return inputs as (B, T, I): rows of a Linear, patches of a Conv2d."""
+    if isinstance(module, nn.Conv2d):
+        padded, padding = _explicit_padding(module, inputs)
+        columns = functional.unfold(padded, module.kernel_size, module.dilation, padding, module.stride)
+        return columns.transpose(1, 2)
+    return inputs.reshape(len(inputs), -1, inputs.shape[-1])
+
+
+def _explicit_padding(module: nn.Conv2d, inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Return inputs and the symmetric padding that ``unfold`` is to add; ``same`` may pad one side more."""
+    if not isinstance(module.padding, str):
+        return inputs, (module.padding[0], module.padding[1])
+    if module.padding == "valid":
+        return inputs, (0, 0)
+    sides: list[int] = []
+    for size, dilation in zip(reversed(module.kernel_size), reversed(module.dilation), strict=True):
+        total = dilation * (size - 1)
+        sides += [total // 2, total - total // 2]
+    return functional.pad(inputs, sides), (0, 0)

@@ -1,0 +1,169 @@
+"""By which route each parameter's gradients are computed, found out and proved on two samples.
+
+Every trainable parameter is first tried on the cheapest route that could cover it and compared, sample by sample, with
+plain autograd on batches of one. A route that disagrees is not used: a weight that is also applied by a functional
+call, or a layer that is fed something other than the batch, moves on to the next route by itself.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ntkpipe.configs.base import unknown_name
+from ntkpipe.configs.errors import ConfigError, CoverageError
+from ntkpipe.workers.jacobians.capture import Capture, is_recordable
+from ntkpipe.workers.jacobians.fallback import looped_gradients, vectorised_gradients
+
+Route = Literal["captured", "vmap", "loop"]
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
+"""Largest relative difference of a gradient from plain autograd; rounding stays far below, a wrong rule far above."""
+
+NOISE = {torch.float32: 1e-6, torch.float64: 1e-14}
+"""Differences below this share of the model's largest gradient entry are rounding, whatever the gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRoute:
+    """How one parameter is covered."""
+
+    name: str
+    shape: tuple[int, ...]
+    route: Route
+
+    @property
+    def numel(self) -> int:
+        """Size of the parameter."""
+        return int(torch.Size(self.shape).numel())
+
+
+def select_parameters(model: nn.Module, patterns: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the trainable parameters, in the model's order; shared ones once, under their first name.
+
+    Args:
+        model: The model.
+        patterns: Shell-style name patterns such as ``fc2.*``; None selects all.
+
+    Raises:
+        ConfigError: The model has no trainable parameter, or a pattern matches none.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not names:
+        raise ConfigError("the model has no trainable parameter (none has requires_grad=True); a kernel needs some.")
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(unknown_name("parameter", pattern, names))
+    return [name for name in names if patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def check_modules(model: nn.Module) -> None:
+    """Refuse modules whose outputs for one sample depend on the others, or on chance.
+
+    Raises:
+        CoverageError: Names the first such module.
+    """
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.training or not module.track_running_stats or module.running_mean is None
+        ):
+            raise CoverageError(
+                f"module {name!r} ({kind}) normalises with the statistics of the batch, which mixes samples: a row of "
+                "the Jacobian is undefined. Call model.eval(), and keep track_running_stats=True."
+            )
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise CoverageError(
+                f"module {name!r} ({kind}, p={module.p}) is active and makes the kernel random. Call model.eval()."
+            )
+
+
+def plan_routes(model: nn.Module, names: Sequence[str], inputs: torch.Tensor) -> tuple[ParameterRoute, ...]:
+    """Find a route for every named parameter on one or two samples.
+
+    Args:
+        model: The model, on the device and in the precision of the run.
+        names: From :func:`select_parameters`.
+        inputs: One or two samples.
+
+    Raises:
+        CoverageError: A sample's output depends on the other samples of its batch, or a parameter has no route whose
+            gradients agree with plain autograd; the parameter is named.
+    """
+    check_modules(model)
+    together, again = (Capture(model, frozenset(), inputs).outputs_BC.detach() for _ in range(2))
+    alone = torch.cat([Capture(model, frozenset(), inputs[i : i + 1]).outputs_BC.detach() for i in range(len(inputs))])
+    if not torch.equal(together, again):
+        raise CoverageError("the model gives different outputs for the same samples; it must be deterministic.")
+    if not _agree(together, alone):
+        raise CoverageError(
+            "the outputs of a sample change with the other samples of its batch; a row of the Jacobian is undefined. "
+            "Look for normalisation over the batch, or a reshape that mixes samples."
+        )
+    generator = torch.Generator().manual_seed(0)
+    cotangents_VBC = torch.randn(1, *together.shape, generator=generator, dtype=torch.float64).to(together)
+    truth = looped_gradients(model, names, inputs, cotangents_VBC)
+    # A gradient that is zero but for rounding, such as an attention key's bias, has no largest entry to compare with.
+    noise = NOISE[together.dtype] * max(float(value.abs().amax()) for value in truth.values())
+    routes: dict[str, Route] = {}
+    for route in ("captured", "vmap", "loop"):
+        missing = [name for name in names if name not in routes]
+        for name, gradients in _attempt(route, model, missing, inputs, cotangents_VBC).items():
+            if _agree(gradients, truth[name], noise):
+                routes[name] = route
+    for name in names:
+        if name not in routes:
+            raise CoverageError(
+                f"parameter {name!r} has no route to its per-sample gradients that agrees with autograd: the model is "
+                "not deterministic, or its backward pass depends on the batch."
+            )
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return tuple(ParameterRoute(name, shapes[name], routes[name]) for name in names)
+
+
+def recorded_modules(model: nn.Module, names: Collection[str]) -> frozenset[nn.Module]:
+    """Return the recordable modules that own one of the named parameters."""
+    wanted = {parameter for name, parameter in model.named_parameters() if name in names}
+    return frozenset(
+        module
+        for module in model.modules()
+        if is_recordable(module) and any(parameter in wanted for parameter in module.parameters(recurse=False))
+    )
+
+
+def _attempt(
+    route: Route, model: nn.Module, names: list[str], inputs: torch.Tensor, cotangents_VBC: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    if not names:
+        return {}
+    if route == "loop":
+        return looped_gradients(model, names, inputs, cotangents_VBC)
+    if route == "vmap":
+        try:
+            return vectorised_gradients(model, names, inputs, cotangents_VBC)
+        except RuntimeError:
+            # No batching rule for something in the model; the coverage report says that the slower route is taken.
+            return {}
+    modules = recorded_modules(model, names)
+    modules -= Capture(model, modules, inputs).misaligned()
+    capture = Capture(model, modules, inputs)
+    by_parameter = {parameter: name for name, parameter in model.named_parameters() if name in names}
+    factors = capture.factors(by_parameter, capture.deltas(cotangents_VBC))
+    return {
+        name: torch.cat([part for _, part in factor.slices(0, factor.numel)], dim=1).unsqueeze(0)
+        for name, factor in factors.items()
+    }
+
+
+def _agree(found: torch.Tensor, expected: torch.Tensor, noise: float = 0.0) -> bool:
+    """Compare within a fraction of the largest expected entry, or within ``noise``."""
+    if found.shape != expected.shape:
+        return False
+    if not torch.isfinite(expected).all():
+        # The gradient itself overflows or is undefined here; the run reports it with the sample's name.
+        return True
+    difference = float((found - expected).abs().amax())
+    return difference <= max(TOLERANCE[found.dtype] * float(expected.abs().amax()), noise)

@@ -1,0 +1,1 @@
+"""Empirical kernels: definitions, features, exact and projected blocks, and the library functions over them."""

@@ -1,0 +1,1 @@
+"""Symmetric matrices known by their products: dense, in stored tiles, or as inner products of features."""

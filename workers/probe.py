@@ -1,0 +1,127 @@
+"""Looking at a model and its data before a run: shapes, routes, costs and fingerprints."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.solve import SolveConfig
+from ntkpipe.storage.records import Geometry, KernelGeometry, SplitGeometry
+from ntkpipe.workers.jacobians.coverage import ParameterRoute, plan_routes, select_parameters
+from ntkpipe.workers.jacobians.engine import JacobianEngine
+from ntkpipe.workers.kernels.features import penultimate
+from ntkpipe.workers.projections.registry import make_projection
+from ntkpipe.workers.sources.data import SplitSource
+from ntkpipe.workers.sources.model import DTYPES, load_model, weights_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is known of a run before its first task."""
+
+    geometry: Geometry
+    routes: tuple[ParameterRoute, ...]
+    fingerprints: dict[str, str]
+    forward_flops: int
+    """Floating point operations of one sample's forward pass."""
+    splits: dict[str, SplitSource]
+
+    @property
+    def num_parameters(self) -> int:
+        """P, shared parameters counted once."""
+        return sum(route.numel for route in self.routes)
+
+
+def probe_run(config: RunConfig) -> Probe:
+    """Load the model and the data on this machine's CPU and find out all that a plan needs.
+
+    Raises:
+        ConfigError: Model or data cannot be loaded, or do not fit the rest of the configuration.
+        CoverageError: The model cannot be differentiated per sample.
+    """
+    model = load_model(config.model)
+    splits = {name: SplitSource(name, section) for name, section in config.data.splits.items()}
+    train = splits[config.data.train_split]
+    inputs = train.inputs(range(min(2, len(train))), DTYPES[config.model.dtype], "cpu")
+    try:
+        routes = plan_routes(model, select_parameters(model), inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shape = tuple(inputs.shape[1:])
+        raise ConfigError(
+            f"the model cannot process samples of shape {shape} from split {train.name!r}: {error}"
+        ) from None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs[:1])
+    first = JacobianEngine(model, routes).run(inputs[:1], set())
+    penultimate_dim = penultimate(first).shape[1] if any(kernel.kind == "ck" for kernel in config.kernels) else None
+    fingerprints = {"weights": weights_digest(model)}
+    fingerprints |= {f"data.{name}": source.fingerprint() for name, source in splits.items()}
+    for kernel in config.kernels:
+        projection = config.projection_of(kernel)
+        if projection.resolved_kind != "none":
+            fingerprints[f"projection.{kernel.label}"] = make_projection(projection).fingerprint()
+    geometry = _geometry(config, splits, [route.name for route in routes], first.outputs_BC.shape[1], penultimate_dim)
+    return Probe(geometry, routes, fingerprints, int(counter.get_total_flops()), splits)
+
+
+def _geometry(
+    config: RunConfig,
+    splits: dict[str, SplitSource],
+    groups: list[str],
+    num_outputs: int,
+    penultimate_dim: int | None,
+) -> Geometry:
+    kernels = []
+    for kernel in config.kernels:
+        projection = config.projection_of(kernel)
+        if kernel.kind == "ck" and kernel.layerwise:
+            raise ConfigError(f"kernel {kernel.label!r} of kind ck has no parameters, so it cannot be layerwise.")
+        dim = penultimate_dim if kernel.kind == "ck" else projection.dim if projection.kind != "none" else None
+        kernels.append(
+            KernelGeometry(
+                name=kernel.label, kind=kernel.kind, feature_dim=dim, groups=tuple(groups) if kernel.layerwise else ()
+            )
+        )
+    num_classes = max((int(s.labels.max()) + 1 for s in splits.values() if s.labels is not None and s.labels.dim() == 1), default=0)
+    shapes = {
+        name: SplitGeometry(
+            num_samples=len(source), labels=source.label_kind, num_targets=_num_targets(source, num_classes)
+        )
+        for name, source in splits.items()
+    }
+    return Geometry(
+        splits=shapes,
+        kernels=tuple(kernels),
+        pairs=config.data.resolved_pairs,
+        solutions=tuple(solve.name for solve in config.solve),
+        solution_targets=tuple(_solution_targets(config, solve, shapes) for solve in config.solve),
+        num_outputs=num_outputs,
+        shard_rows=config.store.shard_rows,
+        block_rows=config.store.block_rows,
+        dtype=config.store.dtype,
+    )
+
+
+def _num_targets(source: SplitSource, num_classes: int) -> int:
+    if source.labels is None:
+        return 0
+    return num_classes if source.labels.dim() == 1 else source.labels.shape[1]
+
+
+def _solution_targets(config: RunConfig, solve: SolveConfig, splits: dict[str, SplitGeometry]) -> int:
+    """Return T of a solution; refuse targets that the labels cannot give."""
+    name = config.data.train_split
+    train = splits[name]
+    if solve.targets == "values":
+        if train.labels == "none":
+            raise ConfigError(f"solution {solve.name!r} needs labels, but split {name!r} has none.")
+        return 1 if train.labels == "classes" else train.num_targets
+    if train.labels != "classes":
+        found = "no labels" if train.labels == "none" else "real labels"
+        raise ConfigError(
+            f"solution {solve.name!r} asks for one-hot targets, but split {name!r} has {found}; "
+            "use `targets: values`, or give integer classes."
+        )
+    return train.num_targets

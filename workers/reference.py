@@ -1,0 +1,49 @@
+"""The slow, obvious definition of every empirical kernel: a dense float64 Jacobian per parameter.
+
+Memory is O(N C P). Nothing but tests and diagnostics should use it.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+
+from ntkpipe.configs.kernels import KernelKind
+
+
+def dense_jacobian(model: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return {parameter name: (N, C, P)} in float64, one sample and one parameter at a time."""
+    exact = copy.deepcopy(model).to(dtype=torch.float64, device="cpu")
+    samples = inputs.to(device="cpu", dtype=torch.float64) if inputs.is_floating_point() else inputs.cpu()
+    jacobian = {}
+    for name, parameter in exact.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rows = []
+        for sample in samples:
+
+            def outputs(value: torch.Tensor, name: str = name, sample: torch.Tensor = sample) -> torch.Tensor:
+                found: torch.Tensor = functional_call(exact, {name: value}, (sample.unsqueeze(0),))
+                return found.reshape(-1)
+
+            rows.append(jacrev(outputs)(parameter.detach()).flatten(1))
+        jacobian[name] = torch.stack(rows)
+    return jacobian
+
+
+def reference_components(kind: KernelKind, rows: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]) -> dict[
+    str, torch.Tensor
+]:
+    """Return {parameter name: (N, M)} components of ``trntk0``, ``trntk`` or ``pntk`` from dense Jacobians."""
+    if kind == "pntk":
+        rows = {name: value.sum(dim=1, keepdim=True) for name, value in rows.items()}
+        columns = {name: value.sum(dim=1, keepdim=True) for name, value in columns.items()}
+    components = {name: torch.einsum("ncp,mcp->nm", rows[name], columns[name]) for name in rows}
+    if kind == "trntk":
+        row_norms, column_norms = (
+            torch.stack([value.square().sum(dim=(1, 2)) for value in side.values()]).sum(0).sqrt()
+            for side in (rows, columns)
+        )
+        components = {name: value / torch.outer(row_norms, column_norms) for name, value in components.items()}
+    return components

@@ -1,0 +1,1 @@
+"""From configuration sections to a model and to samples."""

@@ -1,0 +1,41 @@
+"""Import paths ``package.module:callable`` that a configuration names."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from ntkpipe.configs.errors import ConfigError
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Import a callable. The named code is trusted and runs with the user's rights.
+
+    Raises:
+        ConfigError: The module cannot be imported, or has no such callable.
+    """
+    module_name, _, name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{target}: module {error.name!r} cannot be imported. Install it, or start ntkpipe in the folder that holds it."
+        ) from None
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ConfigError(f"{target}: module {module_name!r} has no callable {name!r}.")
+    return found  # type: ignore[no-any-return]
+
+
+def call(target: str, options: dict[str, Any]) -> Any:
+    """Import a callable and call it with keyword options.
+
+    Raises:
+        ConfigError: It cannot be imported, or does not accept the options.
+    """
+    function = resolve(target)
+    try:
+        return function(**options)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            raise ConfigError(f"{target} does not accept the options {options}: {error}") from None
+        raise

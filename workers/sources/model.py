@@ -1,0 +1,60 @@
+"""The model of a run: built by a callable, loaded from weights that are never unpickled."""
+
+import hashlib
+import io
+import pickle
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.sources import PythonModel
+from ntkpipe.storage.assets import read_asset
+from ntkpipe.workers.sources.imports import call
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def load_model(config: PythonModel, device: str = "cpu") -> nn.Module:
+    """Build the model, load its weights, and put it on a device in the run's precision.
+
+    Raises:
+        ConfigError: The callable returns no module, or the weights do not fit it.
+    """
+    model = call(config.target, config.options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{config.target} returned a {type(model).__name__}; expected a torch.nn.Module.")
+    if config.weights is not None:
+        _load_weights(model, config.weights)
+    if config.mode == "eval":
+        model.eval()
+    return model.to(device=device, dtype=DTYPES[config.dtype])
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all parameters and buffers, by name, dtype, shape and bytes."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def _load_weights(model: nn.Module, url: str) -> None:
+    data = read_asset(url)
+    try:
+        if url.endswith(".safetensors"):
+            state = safetensors.torch.load(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConfigError(f"{url} is not a safetensors file or a plain state dict: {error}") from None
+    if not isinstance(state, dict):
+        raise ConfigError(f"{url} holds a {type(state).__name__}; expected a state dict.")
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        details = " ".join(str(error).split())
+        raise ConfigError(f"{url} does not fit the model: {details}") from None

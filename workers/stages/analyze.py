@@ -1,0 +1,103 @@
+"""The analyze stage: runs an analysis on what is stored and keeps what it found as small objects."""
+
+import csv
+import io
+import json
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ntkpipe.storage import layout
+from ntkpipe.storage.ledger import put_object
+from ntkpipe.workers.analyses.base import Scalar
+from ntkpipe.workers.analyses.registry import make_analysis
+from ntkpipe.workers.context import WorkerContext
+from ntkpipe.workers.tasks import SOLVE_STAGE, AnalysisTask, Written
+
+CACHE_BYTES = 256 * 2**20
+
+
+def compute(context: WorkerContext, task: AnalysisTask) -> Written:
+    """Run one analysis; writes ``summary.json`` and, where it has them, ``table.csv`` and ``picture.png``."""
+    config = next(analysis for analysis in context.spec.config.analyses if analysis.name == task.name)
+    result = make_analysis(config).compute(StoredRunView(context))
+    files = {"summary.json": json.dumps(result.summary, indent=1).encode()}
+    if result.table:
+        files["table.csv"] = _csv(result.table)
+    if result.picture is not None:
+        files["picture.png"] = result.picture
+    return Written(
+        (), tuple(put_object(context.store, layout.analysis(task.name, file), data) for file, data in files.items())
+    )
+
+
+@final
+class StoredRunView:
+    """What analyses see of a run that is being carried out: committed data only."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._geometry = context.spec.geometry
+
+    @property
+    def train_split(self) -> str:
+        """The split in which solutions live."""
+        return self._geometry.train_split
+
+    @property
+    def kernel_names(self) -> tuple[str, ...]:
+        """The kernels of the run."""
+        return tuple(kernel.name for kernel in self._geometry.kernels)
+
+    @property
+    def solution_names(self) -> tuple[str, ...]:
+        """The solutions of the run."""
+        return self._geometry.solutions
+
+    def num_samples(self, split: str) -> int:
+        """N of a split."""
+        return self._geometry.splits[split].num_samples
+
+    def sample_ids(self, split: str) -> list[str]:
+        """The (N,) ids of a split."""
+        return self._context.samples.sample_ids(split)
+
+    def classes(self, split: str) -> npt.NDArray[np.int64] | None:
+        """The (N,) integer classes of a split, None when it has no classes."""
+        return self._context.samples.labels(split) if self._geometry.splits[split].labels == "classes" else None
+
+    def inputs(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The model inputs at some positions, read from the data source."""
+        values = self._context.split(split).inputs(positions.tolist(), torch.float64, "cpu")
+        return np.asarray(values.numpy(), dtype=np.float64)
+
+    def network_outputs(self, split: str) -> npt.NDArray[np.float64]:
+        """The (N, C) outputs of the network."""
+        return self._context.samples.outputs(split, 0, self.num_samples(split)).astype(np.float64)
+
+    def predictions(self, solution: str, split: str) -> npt.NDArray[np.float64]:
+        """The (N, T) predictions of a stored solution."""
+        self._context.ledger.require(SOLVE_STAGE, solution)
+        return self._context.chunks.read(layout.prediction(solution, split), (0, 0))
+
+    def kernel(
+        self,
+        name: str,
+        row_split: str,
+        rows: npt.NDArray[np.int64],
+        column_split: str,
+        columns: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.float64]:
+        """Entries of a kernel matrix."""
+        reader = self._context.kernel_reader(name, row_split, column_split, cache_bytes=CACHE_BYTES)
+        return reader.read(rows, columns).astype(np.float64)
+
+
+def _csv(table: list[dict[str, Scalar]]) -> bytes:
+    buffer = io.StringIO()
+    writer: csv.DictWriter[Any] = csv.DictWriter(buffer, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return buffer.getvalue().encode()

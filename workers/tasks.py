@@ -1,0 +1,103 @@
+"""What a worker can be asked to do. Plain data: importing this module needs no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ntkpipe.configs.run import RunConfig
+from ntkpipe.storage.features import FEATURES_STAGE
+from ntkpipe.storage.grid import Block, Shard
+from ntkpipe.storage.kernel import KERNEL_STAGE
+from ntkpipe.storage.records import ChunkRecord, Geometry, ObjectRecord
+
+SOLVE_STAGE = "solve"
+ANALYZE_STAGE = "analyze"
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesTask:
+    """Outputs, diagonals and features of all kernels for one shard."""
+
+    shard: Shard
+    stage: Literal["features"] = FEATURES_STAGE
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return self.shard.task
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTask:
+    """One block of all kernel matrices, with their components."""
+
+    block: Block
+    stage: Literal["kernel"] = KERNEL_STAGE
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return self.block.task
+
+
+@dataclass(frozen=True, slots=True)
+class SolveTask:
+    """One linear system and its predictions on every split with a kernel to the training split."""
+
+    name: str
+    stage: Literal["solve"] = SOLVE_STAGE
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisTask:
+    """One analysis."""
+
+    name: str
+    stage: Literal["analyze"] = ANALYZE_STAGE
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return self.name
+
+
+Task = FeaturesTask | KernelTask | SolveTask | AnalysisTask
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs to start; travels to other processes."""
+
+    url: str
+    """Of the run."""
+    config: RunConfig
+    geometry: Geometry
+    routes: tuple[tuple[str, tuple[int, ...], str], ...]
+    """(name, shape, route) of every differentiated parameter, as found by the driver."""
+    threads: int | None
+    """CPU threads of the worker; None leaves PyTorch's choice."""
+    import_path: tuple[str, ...] = ()
+    """Folders appended to the module search path, so that user code is found as on the driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a finished task reports; a few hundred bytes."""
+
+    chunks: tuple[ChunkRecord, ...]
+    objects: tuple[ObjectRecord, ...]
+    seconds: float
+    worker: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a stage function wrote for a task."""
+
+    chunks: tuple[ChunkRecord, ...]
+    objects: tuple[ObjectRecord, ...] = ()
