@@ -1,0 +1,33 @@
+"""The ntkpipe command. Exit codes: 0 done, 1 a run failed, 2 bad input; every error is one readable message."""
+
+import sys
+
+import typer
+
+from ntkpipe.configs.errors import NtkPipeError
+from ntkpipe.pipeline.cli import inspecting, running
+
+app = typer.Typer(
+    help="Empirical Neural Tangent Kernels of any PyTorch model, as resumable and verifiable jobs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+running.register(app)
+inspecting.register(app)
+
+
+def main() -> None:
+    """Run the command line and turn errors into messages and exit codes."""
+    try:
+        app()
+    except NtkPipeError as error:
+        typer.echo(f"ntkpipe: {error.message}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("ntkpipe: interrupted. What was committed is safe; go on with `ntkpipe resume`.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has closed it, as `head` does.
+        sys.stderr.close()
+        sys.exit(1)

@@ -6,7 +6,6 @@ had is reported as failed.
 """
 
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -153,11 +152,6 @@ class RayExecutor(AbstractExecutor):
     def _start_ray(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
         if self._address == "local":
-            # Ray would otherwise turn on authentication with a token in the home directory, readable by all.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             _remove_stale_folders()
             self._temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-"))
             options |= {"num_cpus": self._num_workers, "_temp_dir": str(self._temporary)}

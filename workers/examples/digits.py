@@ -29,7 +29,7 @@ def build_model() -> nn.Module:
 
 
 def load(split: Literal["train", "test"]) -> Samples:
-    """Return images (N, 1, 8, 8) in [0, 1] with their classes; 1,434 to train and 363 to test.
+    """Return images (N, 1, 8, 8) in [0, 1] with their classes; 1,433 to train and 364 to test.
 
     Ids such as ``digits-0042`` count through the original data set.
 

@@ -1,0 +1,120 @@
+"""Commands that change a run: run, plan, resume, verify."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from ntkpipe.pipeline.cli.progress import ProgressDisplay
+from ntkpipe.pipeline.cli.summary import print_summary
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. resources.workers=4.")
+]
+Url = Annotated[str, typer.Argument(metavar="RUN", help="Path or URL of the run.")]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a preset such as digits.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (run, plan, resume, verify):
+        app.command()(command)
+
+
+def run(
+    config: Config,
+    out: Annotated[str | None, typer.Option(help="Path or URL of the new run [runs/NAME-TIME].")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Carry out a configuration: features, kernels, solutions, analyses."""
+    from ntkpipe.pipeline.run import run as run_config
+
+    console, started = Console(), time.monotonic()
+    with ProgressDisplay(console) as progress:
+        finished = run_config(config, out, overrides=overrides or (), progress=progress)
+    print_summary(console, finished, time.monotonic() - started)
+
+
+def resume(url: Url, overrides: Overrides = None) -> None:
+    """Finish an interrupted run; refused if anything has changed that would change the numbers."""
+    from ntkpipe.pipeline.run import resume as resume_run
+
+    console, started = Console(), time.monotonic()
+    with ProgressDisplay(console) as progress:
+        finished = resume_run(url, overrides=overrides or (), progress=progress)
+    print_summary(console, finished, time.monotonic() - started)
+
+
+def plan(config: Config, overrides: Overrides = None) -> None:
+    """Print what a configuration would do and cost; computes nothing."""
+    from ntkpipe.pipeline.run import plan as plan_run
+    from ntkpipe.storage.schema import stored_bytes
+
+    made, probe = plan_run(config, overrides or ())
+    console = Console()
+    table = Table("stage", "tasks", "FLOPs", "read", "written", title=f"Plan of {made.config.name}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for price in made.prices():
+        cost = price.cost
+        table.add_row(
+            price.stage, f"{price.num_tasks:,}", f"{cost.flops:.2e}", decimal(cost.bytes_read), decimal(cost.bytes_written)
+        )
+    console.print(table)
+    for name, split in made.geometry.splits.items():
+        _line(console, f"split {name}", f"{split.num_samples:,} samples, labels: {split.labels}")
+    for kernel in made.geometry.kernels:
+        projection = made.config.projection_of(made.config.kernel(kernel.name))
+        how = "exact" if projection.resolved_kind == "none" else f"{projection.resolved_kind}, K = {projection.dim:,}"
+        chosen = " (chosen by auto)" if projection.kind == "auto" else ""
+        _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {how}{chosen}")
+    _line(console, "storage", decimal(stored_bytes(made.geometry)))
+    resources = made.config.resources
+    workers = "in this process" if resources.executor == "serial" else f"{resources.workers} Ray workers"
+    _line(console, "executor", f"{workers}, batches of {resources.batch_size}")
+    _print_coverage(console, probe)
+
+
+def verify(
+    url: Url,
+    repair: Annotated[bool, typer.Option(help="Compute damaged tasks again.")] = False,
+) -> None:
+    """Re-read every stored chunk and compare it with its receipt."""
+    from ntkpipe.pipeline.run import verify as verify_run
+
+    console = Console()
+    num_tasks = num_chunks = num_bytes = 0
+    findings = []
+    for checked in verify_run(url, repair=repair):
+        num_tasks += 1
+        findings += checked.findings
+        if checked.receipt is not None:
+            written = (*checked.receipt.chunks, *checked.receipt.objects)
+            num_chunks += len(written)
+            num_bytes += sum(record.nbytes for record in written)
+    for finding in findings:
+        _line(console, f"{finding.stage} task {finding.task}", finding.problem)
+    _line(console, "checked", f"{num_tasks:,} tasks, {num_chunks:,} chunks and objects, {decimal(num_bytes)}")
+    if not findings:
+        console.print("Everything is as it was committed.")
+    elif repair:
+        resume(url)
+    else:
+        console.print(f"{len(findings)} problems found. `ntkpipe verify {url} --repair` computes them again.")
+        raise typer.Exit(1)
+
+
+def _print_coverage(console: Console, probe: Any) -> None:
+    """Say by which route each parameter's gradients are computed."""
+    table = Table("parameter", "shape", "size", "route", title=f"{probe.num_parameters:,} parameters")
+    table.columns[2].justify = "right"
+    for route in probe.routes:
+        table.add_row(route.name, " x ".join(map(str, route.shape)) or "scalar", f"{route.numel:,}", route.route)
+    console.print(table)
+
+
+def _line(console: Console, name: str, text: str) -> None:
+    console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,61 @@
+"""What a person sees when a run is finished: where everything is, and what to try next."""
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from ntkpipe.configs.analyses import FidelityAnalysis
+from ntkpipe.pipeline.query import Run
+from ntkpipe.storage import layout
+
+
+def print_summary(console: Console, run: Run, seconds: float) -> None:
+    """Print solutions, analyses and commands of a finished run."""
+    _say(console, f"\nFinished in {seconds:.1f} s: {run.url}\n")
+    if run.manifest.geometry.solutions:
+        _print_solutions(console, run)
+    for analysis in run.config.analyses:
+        if isinstance(analysis, FidelityAnalysis):
+            _print_fidelity(console, run, analysis)
+    pictures = [analysis.name for analysis in run.config.analyses]
+    if pictures:
+        _say(console, "Pictures:")
+        for name in pictures:
+            _say(console, f"  {run.url}/{layout.analysis(name, 'picture.png')}")
+    kernel, train = run.manifest.geometry.kernels[0].name, run.train_split
+    rows, _ = run.manifest.geometry.pairs[-1]
+    sample = run.ids(rows)[0]
+    pair = f"{rows}-{train}"
+    _say(console, "Try next:")
+    _say(console, f"  ntkpipe status {run.url}")
+    _say(console, f"  ntkpipe query {run.url} kernel/{kernel}/{pair} --rows 0:3 --cols 0:5")
+    _say(console, f"  ntkpipe query {run.url} neighbors/{kernel}/{rows} --rows id:{sample}")
+    _say(console, f"  ntkpipe verify {run.url}")
+
+
+def _print_solutions(console: Console, run: Run) -> None:
+    table = Table("solution", "kernel", "method", "status", "largest residual", "ridge", "jitter")
+    for name in run.manifest.geometry.solutions:
+        record = run.solution_record(name)
+        residual = f"{max(record.residuals):.1e}"
+        table.add_row(
+            name, record.kernel, record.method, record.status, residual, f"{record.ridge:.3g}", f"{record.jitter:.3g}"
+        )
+    console.print(table)
+
+
+def _print_fidelity(console: Console, run: Run, analysis: FidelityAnalysis) -> None:
+    summary = json.loads(run.analysis(analysis.name))
+    table = Table(
+        "model", "accuracy", "agreement", "tau of margins", "tau", title=f"Fidelity on {summary['samples']} test samples"
+    )
+    for name, row in summary.items():
+        if isinstance(row, dict):
+            taus = ["undefined" if row[key] is None else f"{row[key]:.3f}" for key in ("tau_margin", "tau")]
+            table.add_row(name, f"{100 * row['accuracy']:.2f} %", f"{100 * row['agreement']:.2f} %", *taus)
+    console.print(table)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
