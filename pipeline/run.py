@@ -91,9 +91,7 @@ def run(
     return open_run(store.url)
 
 
-def resume(
-    url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progress: Progress | None = None
-) -> Run:
+def resume(url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progress: Progress | None = None) -> Run:
     """Finish an interrupted run: what is planned minus what is committed.
 
     Args:
@@ -232,7 +230,7 @@ def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
         url=os.path.abspath(store.url) if "://" not in store.url else store.url,
         config=plan.config,
         geometry=plan.geometry,
-        routes=tuple((route.name, route.shape, route.route) for route in probe.routes),
+        routes=probe.routes,
         threads=threads,
         import_path=(os.getcwd(),),
     )

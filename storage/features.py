@@ -1,6 +1,6 @@
 """Reading stored features, outputs and diagonals by sample range; only what is committed."""
 
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -10,9 +10,9 @@ from ntkpipe.storage.grid import shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Geometry
 
-FEATURES_STAGE = "features"
-PREPARE_STAGE = "prepare"
-PREPARE_TASK = "arrays"
+FEATURES_STAGE: Final = "features"
+PREPARE_STAGE: Final = "prepare"
+PREPARE_TASK: Final = "arrays"
 
 
 @final

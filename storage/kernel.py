@@ -1,7 +1,7 @@
 """Reading stored kernel matrices by position; only what is committed, mirrored from the lower triangle."""
 
 from collections import OrderedDict
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from ntkpipe.storage.grid import Block, num_chunks, pair_name, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Geometry
 
-KERNEL_STAGE = "kernel"
+KERNEL_STAGE: Final = "kernel"
 Positions = npt.NDArray[np.int64]
 
 

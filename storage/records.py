@@ -39,23 +39,26 @@ class Record(BaseModel):
         return self.model_dump_json(indent=1).encode()
 
 
-class ChunkRecord(Record):
-    """What a task wrote into one chunk."""
+class WrittenRecord(Record):
+    """What a task wrote, so that it can be checked."""
+
+    crc32c: str
+    """Eight hexadecimal digits: of an object's bytes, or of a chunk's raw little-endian values inside the bounds."""
+    nbytes: int
+
+
+class ChunkRecord(WrittenRecord):
+    """One chunk."""
 
     array: str
     position: tuple[int, ...]
     """Index in the chunk grid."""
-    crc32c: str
-    """Of the raw little-endian values inside the array's bounds, eight hexadecimal digits."""
-    nbytes: int
 
 
-class ObjectRecord(Record):
-    """A small object a task wrote, such as a picture."""
+class ObjectRecord(WrittenRecord):
+    """A small object, such as a picture."""
 
     key: str
-    crc32c: str
-    nbytes: int
 
 
 class Receipt(Record):

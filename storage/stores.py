@@ -253,4 +253,3 @@ def _advice(error: OSError) -> str:
         errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another place with --out.",
     }
     return advice.get(error.errno) or f"storage failed: {error}"
-

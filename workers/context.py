@@ -11,7 +11,6 @@ from ntkpipe.storage.features import SampleReader
 from ntkpipe.storage.kernel import KernelReader
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.stores import open_store
-from ntkpipe.workers.jacobians.coverage import ParameterRoute
 from ntkpipe.workers.jacobians.engine import Functional, JacobianEngine
 from ntkpipe.workers.kernels.blocks import Factors
 from ntkpipe.workers.kernels.definitions import DEFINITIONS
@@ -58,7 +57,7 @@ class WorkerContext:
     def engine(self) -> JacobianEngine:
         """The Jacobian engine over the run's model."""
         model = load_model(self.spec.config.model, self.device)
-        return JacobianEngine(model, [ParameterRoute(*route) for route in self.spec.routes])
+        return JacobianEngine(model, self.spec.routes)
 
     def split(self, name: str) -> SplitSource:
         """Return the samples of a split."""

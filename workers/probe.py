@@ -9,8 +9,9 @@ from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve import SolveConfig
 from ntkpipe.storage.records import Geometry, KernelGeometry, SplitGeometry
-from ntkpipe.workers.jacobians.coverage import ParameterRoute, plan_routes, select_parameters
+from ntkpipe.workers.jacobians.coverage import plan_routes, select_parameters
 from ntkpipe.workers.jacobians.engine import JacobianEngine
+from ntkpipe.workers.jacobians.routes import ParameterRoute
 from ntkpipe.workers.kernels.features import penultimate
 from ntkpipe.workers.projections.registry import make_projection
 from ntkpipe.workers.sources.data import SplitSource
@@ -84,7 +85,9 @@ def _geometry(
                 name=kernel.label, kind=kernel.kind, feature_dim=dim, groups=tuple(groups) if kernel.layerwise else ()
             )
         )
-    num_classes = max((int(s.labels.max()) + 1 for s in splits.values() if s.labels is not None and s.labels.dim() == 1), default=0)
+    num_classes = max(
+        (int(s.labels.max()) + 1 for s in splits.values() if s.labels is not None and s.labels.dim() == 1), default=0
+    )
     shapes = {
         name: SplitGeometry(
             num_samples=len(source), labels=source.label_kind, num_targets=_num_targets(source, num_classes)

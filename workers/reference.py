@@ -32,9 +32,9 @@ def dense_jacobian(model: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Te
     return jacobian
 
 
-def reference_components(kind: KernelKind, rows: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]) -> dict[
-    str, torch.Tensor
-]:
+def reference_components(
+    kind: KernelKind, rows: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Return {parameter name: (N, M)} components of ``trntk0``, ``trntk`` or ``pntk`` from dense Jacobians."""
     if kind == "pntk":
         rows = {name: value.sum(dim=1, keepdim=True) for name, value in rows.items()}

@@ -1,16 +1,17 @@
 """What a worker can be asked to do. Plain data: importing this module needs no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.storage.features import FEATURES_STAGE
 from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import ChunkRecord, Geometry, ObjectRecord
+from ntkpipe.workers.jacobians.routes import ParameterRoute
 
-SOLVE_STAGE = "solve"
-ANALYZE_STAGE = "analyze"
+SOLVE_STAGE: Final = "solve"
+ANALYZE_STAGE: Final = "analyze"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ class WorkerSpec:
     """Of the run."""
     config: RunConfig
     geometry: Geometry
-    routes: tuple[tuple[str, tuple[int, ...], str], ...]
-    """(name, shape, route) of every differentiated parameter, as found by the driver."""
+    routes: tuple[ParameterRoute, ...]
+    """Of every differentiated parameter, as found by the driver."""
     threads: int | None
     """CPU threads of the worker; None leaves PyTorch's choice."""
     import_path: tuple[str, ...] = ()

@@ -112,7 +112,9 @@ def _answer(run: Run, what: str, rows: str, cols: str, k: int) -> Answer:
         return Answer(matrix[at, columns], [row_ids[i] for i in at], [column_ids[i] for i in columns])
     if kind == "neighbors":
         return _neighbors(run, name, extra or run.train_split, rows, k)
-    split = {"features": extra, "diagonal": extra, "prediction": extra, "solution": ""}.get(kind, name) or run.train_split
+    split = {"features": extra, "diagonal": extra, "prediction": extra, "solution": ""}.get(
+        kind, name
+    ) or run.train_split
     at = run.positions(parse_selection(rows), split)
     ids = [run.ids(split)[i] for i in at]
     match kind:

@@ -62,7 +62,9 @@ def _csv(answer: Answer) -> str:
     rows = _rows(answer)
     width = len(rows[0]) if rows else 0
     if len(rows) != len(answer.row_ids):
-        raise ConfigError("features of a layerwise kernel have three axes, which CSV cannot show; choose .npy or .json.")
+        raise ConfigError(
+            "features of a layerwise kernel have three axes, which CSV cannot show; choose .npy or .json."
+        )
     writer.writerow(["sample", *(answer.column_ids or [str(column) for column in range(width)])])
     writer.writerows([name, *row] for name, row in zip(answer.row_ids, rows, strict=True))
     return buffer.getvalue()

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
+from ntkpipe.storage.verify import Finding
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. resources.workers=4.")
@@ -61,7 +62,11 @@ def plan(config: Config, overrides: Overrides = None) -> None:
     for price in made.prices():
         cost = price.cost
         table.add_row(
-            price.stage, f"{price.num_tasks:,}", f"{cost.flops:.2e}", decimal(cost.bytes_read), decimal(cost.bytes_written)
+            price.stage,
+            f"{price.num_tasks:,}",
+            f"{cost.flops:.2e}",
+            decimal(cost.bytes_read),
+            decimal(cost.bytes_written),
         )
     console.print(table)
     for name, split in made.geometry.splits.items():
@@ -87,7 +92,7 @@ def verify(
 
     console = Console()
     num_tasks = num_chunks = num_bytes = 0
-    findings = []
+    findings: list[Finding] = []
     for checked in verify_run(url, repair=repair):
         num_tasks += 1
         findings += checked.findings

@@ -25,6 +25,4 @@ def parse_selection(text: str) -> slice | list[int] | list[str]:
     try:
         return [int(part) for part in parts]
     except ValueError:
-        raise ConfigError(
-            f"{text!r} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER."
-        ) from None
+        raise ConfigError(f"{text!r} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER.") from None

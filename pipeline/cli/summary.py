@@ -48,7 +48,12 @@ def _print_solutions(console: Console, run: Run) -> None:
 def _print_fidelity(console: Console, run: Run, analysis: FidelityAnalysis) -> None:
     summary = json.loads(run.analysis(analysis.name))
     table = Table(
-        "model", "accuracy", "agreement", "tau of margins", "tau", title=f"Fidelity on {summary['samples']} test samples"
+        "model",
+        "accuracy",
+        "agreement",
+        "tau of margins",
+        "tau",
+        title=f"Fidelity on {summary['samples']} test samples",
     )
     for name, row in summary.items():
         if isinstance(row, dict):

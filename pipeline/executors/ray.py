@@ -39,7 +39,7 @@ class _Actor:
         """Carry out a task; an error is returned as (kind, message)."""
         try:
             return self._worker.run(task)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever ends a task is reported, not raised
             return describe_failure(error)
 
 
@@ -79,7 +79,7 @@ class RayExecutor(AbstractExecutor):
         if not ray.is_initialized():
             self._start_ray()
         gpus = 1 if self._spec.config.resources.device.startswith("cuda") else 0
-        self._remote_class = ray.remote(_Actor).options(  # type: ignore[call-overload]
+        self._remote_class = ray.remote(_Actor).options(
             num_cpus=1 if self._address != "local" else 0, num_gpus=gpus, max_restarts=0, max_task_retries=0
         )
         self._slots = [_Slot(self._start_actor()) for _ in range(self._num_workers)]

@@ -41,5 +41,5 @@ class SerialExecutor(AbstractExecutor):
         task = self._queue.popleft()
         try:
             return [Outcome(task, result=self._worker.run(task))]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever ends a task is reported, not raised
             return [Outcome(task, error=TaskError(*describe_failure(error)))]

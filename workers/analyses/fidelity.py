@@ -50,9 +50,10 @@ class Fidelity(AbstractAnalysis):
             predictions_NT = run.predictions(name, split)
             rows.append(_compare(name, outputs_NC, predictions_NT, classes, accuracy))
             scores[name] = margins(predictions_NT, classes)
-        summary = {str(row["model"]): {key: row[key] for key in list(row)[1:]} for row in rows}
+        summary: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = {"split": split, "samples": len(classes)}
+        summary |= {str(row["model"]): {key: row[key] for key in list(row)[1:]} for row in rows}
         picture = _draw(margins(outputs_NC, classes), scores, {str(row["model"]): row for row in rows}, split)
-        return AnalysisResult({"split": split, "samples": len(classes)} | summary, rows, picture)
+        return AnalysisResult(summary, rows, picture)
 
 
 def margins(outputs_NC: Array, classes: Array) -> Array:
@@ -108,7 +109,9 @@ def _draw(network: Array, scores: dict[str, Array], rows: dict[str, dict[str, Sc
     axes = figure.subplots(1, max(1, len(scores)), squeeze=False, sharex=True)[0]
     for axis, (name, values) in zip(axes, scores.items(), strict=False):
         agree = (values > 0) == (network > 0)
-        axis.scatter(network[agree], values[agree], s=9, color=BLUE, alpha=0.6, linewidths=0, label="both right or wrong")
+        axis.scatter(
+            network[agree], values[agree], s=9, color=BLUE, alpha=0.6, linewidths=0, label="both right or wrong"
+        )
         axis.scatter(network[~agree], values[~agree], s=16, color=RED, marker="x", label="one is wrong")
         axis.axhline(0, color=GREY, linewidth=0.7)
         axis.axvline(0, color=GREY, linewidth=0.7)

@@ -73,9 +73,7 @@ class Neighbors(AbstractAnalysis):
         return np.concatenate([wrong[:num_wrong], right[: self._config.samples - num_wrong]])
 
 
-def _draw(
-    run: RunView, name: str, split: str, rows: list[_Row], classes: Array, train_classes: Array
-) -> bytes:
+def _draw(run: RunView, name: str, split: str, rows: list[_Row], classes: Array, train_classes: Array) -> bytes:
     num_columns = 1 + max(len(row.neighbors) for row in rows)
     figure = new_figure(1.25 * num_columns + 0.4, 1.55 * len(rows) + 0.6)
     grid = figure.subplots(len(rows), num_columns, squeeze=False)
@@ -95,7 +93,9 @@ def _draw(
 
 def _show(axis: Any, image: Array, title: str, color: str, *, bold: bool) -> None:
     axis.imshow(image, cmap="gray_r" if image.ndim == 2 else None, interpolation="nearest")
-    axis.set_title(title, fontsize=8, color="black" if color == GREY else color, fontweight="bold" if bold else "normal")
+    axis.set_title(
+        title, fontsize=8, color="black" if color == GREY else color, fontweight="bold" if bold else "normal"
+    )
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():

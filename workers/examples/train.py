@@ -6,13 +6,16 @@ Trained with PyTorch 2.13 on one CPU thread; the seed makes a repetition on the 
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from ntkpipe.workers.examples import digits, mnist
+from ntkpipe.workers.sources.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,15 @@ class Recipe:
 
 
 RECIPES = {"digits": Recipe(40, 32, 2e-3, 1e-3), "mnist": Recipe(8, 128, 2e-3, 1e-4)}
-EXAMPLES = {"digits": digits, "mnist": mnist}
+BUILDERS: dict[str, Callable[[], nn.Module]] = {"digits": digits.build_model, "mnist": mnist.build_model}
+LOADERS: dict[str, Callable[[Literal["train", "test"]], Samples]] = {"digits": digits.load, "mnist": mnist.load}
 
 
 def accuracy(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> float:
     """Return the share of images that the model classifies correctly."""
     with torch.no_grad():
         correct = sum(
-            int((model(batch).argmax(1) == truth).sum())
+            float((model(batch).argmax(1) == truth).sum())
             for batch, truth in zip(images.split(500), classes.split(500), strict=True)
         )
     return correct / len(images)
@@ -41,11 +45,11 @@ def accuracy(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> f
 
 def train(name: str) -> nn.Module:
     """Train one of the example networks with Adam and a cosine schedule, and report its test accuracy."""
-    recipe, example = RECIPES[name], EXAMPLES[name]
+    recipe = RECIPES[name]
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = example.build_model()
-    data, test = example.load("train"), example.load("test")
+    model = BUILDERS[name]()
+    data, test = LOADERS[name]("train"), LOADERS[name]("test")
     assert data.labels is not None
     assert test.labels is not None
     optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)

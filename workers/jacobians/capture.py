@@ -99,13 +99,14 @@ class Capture:
         inputs: dict[str, list[torch.Tensor]] = {}
         outputs: dict[str, list[torch.Tensor]] = {}
         for call, delta in zip(self._calls, deltas, strict=True):
-            weight, bias = call.module.weight, call.module.bias
             delta_VBTO = _positions_last(call.module, delta)
-            if weight in names:
-                inputs.setdefault(names[weight], []).append(_unfold(call.module, call.inputs))
-                outputs.setdefault(names[weight], []).append(delta_VBTO)
-            if bias is not None and bias in names:
-                outputs.setdefault(names[bias], []).append(delta_VBTO)
+            for role, parameter in call.module.named_parameters(recurse=False):
+                name = names.get(parameter)
+                if name is None:
+                    continue
+                outputs.setdefault(name, []).append(delta_VBTO)
+                if role == "weight":
+                    inputs.setdefault(name, []).append(_unfold(call.module, call.inputs))
         factors: dict[str, AbstractFactor] = {}
         for name, parts in outputs.items():
             joined_VBTO = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

@@ -6,9 +6,7 @@ call, or a layer that is fed something other than the batch, moves on to the nex
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import torch
 from torch import nn
@@ -17,28 +15,13 @@ from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, CoverageError
 from ntkpipe.workers.jacobians.capture import Capture, is_recordable
 from ntkpipe.workers.jacobians.fallback import looped_gradients, vectorised_gradients
-
-Route = Literal["captured", "vmap", "loop"]
+from ntkpipe.workers.jacobians.routes import ParameterRoute, Route
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 """Largest relative difference of a gradient from plain autograd; rounding stays far below, a wrong rule far above."""
 
 NOISE = {torch.float32: 1e-6, torch.float64: 1e-14}
 """Differences below this share of the model's largest gradient entry are rounding, whatever the gradient."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterRoute:
-    """How one parameter is covered."""
-
-    name: str
-    shape: tuple[int, ...]
-    route: Route
-
-    @property
-    def numel(self) -> int:
-        """Size of the parameter."""
-        return int(torch.Size(self.shape).numel())
 
 
 def select_parameters(model: nn.Module, patterns: Sequence[str] | None = None) -> list[str]:

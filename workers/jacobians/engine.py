@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ntkpipe.workers.jacobians.capture import Capture
-from ntkpipe.workers.jacobians.coverage import ParameterRoute, recorded_modules
+from ntkpipe.workers.jacobians.coverage import recorded_modules
 from ntkpipe.workers.jacobians.factors import AbstractFactor, DenseFactor
 from ntkpipe.workers.jacobians.fallback import looped_gradients, vectorised_gradients
+from ntkpipe.workers.jacobians.routes import ParameterRoute
 
 Functional = Literal["trace", "sum"]
 """``trace`` keeps every output (V = C); ``sum`` adds them up (V = 1)."""

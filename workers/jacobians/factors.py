@@ -119,7 +119,8 @@ class OuterFactor(AbstractFactor):
         positions = self._num_positions
         if positions * (self._num_in + self.num_vectors * self._num_out) <= self.num_vectors * self.numel:
             inputs_BTT = self._inputs_BTI @ self._inputs_BTI.transpose(1, 2)
-            deltas_BTT = sum(deltas_BTO @ deltas_BTO.transpose(1, 2) for deltas_BTO in self._deltas_VBTO)
+            stacked_BTO = _stack_vectors(self._deltas_VBTO)
+            deltas_BTT = stacked_BTO @ stacked_BTO.transpose(1, 2)
             return (inputs_BTT * deltas_BTT).sum(dim=(1, 2))
         norms_B = torch.zeros(self.num_samples, dtype=self._inputs_BTI.dtype, device=self._inputs_BTI.device)
         for vector in range(self.num_vectors):

@@ -30,7 +30,7 @@ def vectorised_gradients(
         def outputs(values: dict[str, torch.Tensor]) -> torch.Tensor:
             return check_outputs(functional_call(model, values, (sample.unsqueeze(0),)), 1).squeeze(0)
 
-        _, pull_back = vjp(outputs, parameters)
+        pull_back = vjp(outputs, parameters)[1]
         return {name: gradient.flatten(1) for name, gradient in vmap(pull_back)(cotangents_VC)[0].items()}
 
     per_sample = len(cotangents_VBC) * sum(value.numel() * value.element_size() for value in parameters.values())

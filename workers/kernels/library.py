@@ -68,8 +68,10 @@ def kernel_matrix(
     row_batches = [engine.run(batch, functionals) for batch in inputs.split(batch_size)]
     if definition.functional is None:
         rows = torch.cat([penultimate(batch) for batch in row_batches])
-        columns = rows if inputs2 is None else torch.cat(
-            [penultimate(engine.run(batch, set())) for batch in inputs2.split(batch_size)]
+        columns = (
+            rows
+            if inputs2 is None
+            else torch.cat([penultimate(engine.run(batch, set())) for batch in inputs2.split(batch_size)])
         )
         return _checked(rows @ columns.T, kernel)
     row_factors = [batch.factors[definition.functional] for batch in row_batches]
@@ -130,7 +132,7 @@ def features(
 def _definition(kernel: str) -> KernelDefinition:
     if kernel not in DEFINITIONS:
         raise ConfigError(unknown_name("kernel", kernel, DEFINITIONS))
-    return DEFINITIONS[kernel]  # type: ignore[index]
+    return DEFINITIONS[kernel]
 
 
 def _prepare(
@@ -216,9 +218,7 @@ def _projected(
     return dict(zip(select_parameters(model, parameters), products, strict=True)) if layerwise else products
 
 
-def _checked(
-    values: torch.Tensor | dict[str, torch.Tensor], kernel: str
-) -> torch.Tensor | dict[str, torch.Tensor]:
+def _checked(values: torch.Tensor | dict[str, torch.Tensor], kernel: str) -> torch.Tensor | dict[str, torch.Tensor]:
     for value in values.values() if isinstance(values, dict) else (values,):
         bad = (~torch.isfinite(value).all(dim=1)).nonzero()
         if len(bad):

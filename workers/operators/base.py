@@ -33,5 +33,8 @@ class AbstractOperator(ABC):
     def dense(self) -> torch.Tensor:
         """Return the whole (N, N) matrix."""
         return torch.cat(
-            [self.rows(start, min(start + self.block_rows, self.size)) for start in range(0, self.size, self.block_rows)]
+            [
+                self.rows(start, min(start + self.block_rows, self.size))
+                for start in range(0, self.size, self.block_rows)
+            ]
         )

@@ -16,4 +16,5 @@ def relative_residuals(
     alpha, rhs = alpha_NT.double(), rhs_NT.double()
     residual_NT = operator.matmat(alpha) + ridge * alpha - rhs
     norms_T = rhs.norm(dim=0)
-    return residual_NT.norm(dim=0) / torch.where(norms_T > 0, norms_T, 1.0)
+    relative_T: torch.Tensor = residual_NT.norm(dim=0) / torch.where(norms_T > 0, norms_T, 1.0)
+    return relative_T

@@ -10,6 +10,7 @@ from ntkpipe.configs.errors import NumericalError
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.solvers.base import AbstractSolver, SolverState
 from ntkpipe.workers.solvers.certificate import relative_residuals
+from ntkpipe.workers.solvers.solution import Status
 
 FIRST_JITTER = 1e-5
 """As a share of the mean diagonal entry."""
@@ -56,7 +57,7 @@ class CholeskySolver(AbstractSolver[CholeskyState]):
             better_T = refined_T < residuals_T
             alpha_NT, residuals_T = torch.where(better_T, refined_NT, alpha_NT), torch.minimum(refined_T, residuals_T)
             passes += 2
-        done = "indefinite" if jitter else "converged" if float(residuals_T.max()) <= TOLERANCE else "stagnated"
+        done: Status = "indefinite" if jitter else "converged" if float(residuals_T.max()) <= TOLERANCE else "stagnated"
         return replace(state, alpha_NT=alpha_NT, status=done, steps=1, passes=passes, jitter=jitter)
 
     def _factorise(self, matrix_NN: torch.Tensor, ridge: float) -> tuple[torch.Tensor, float]:

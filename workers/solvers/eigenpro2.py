@@ -15,6 +15,7 @@ import torch
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.solvers.base import AbstractSolver, SolverState
 from ntkpipe.workers.solvers.certificate import relative_residuals
+from ntkpipe.workers.solvers.solution import Status
 
 FLATTENING = 0.95
 """Exponent a of the eigenvalue map lambda_1 (lambda / lambda_1)^(1 - a): below 1 because the eigenpairs are estimates."""
@@ -106,16 +107,18 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         epochs, passes = state.steps + 1, state.passes + 1
         if not math.isfinite(seen) or seen > DIVERGENCE * max(state.best_residual, self._tolerance):
             scale = state.step_scale / 2
-            status = "diverged" if scale < MIN_STEP_SCALE else "budget" if epochs >= self._epochs else None
-            return replace(
-                state, alpha_NT=state.best_NT, steps=epochs, passes=passes, step_scale=scale, status=status
+            failed: Status | None = (
+                "diverged" if scale < MIN_STEP_SCALE else "budget" if epochs >= self._epochs else None
             )
+            return replace(state, alpha_NT=state.best_NT, steps=epochs, passes=passes, step_scale=scale, status=failed)
         state = replace(state, alpha_NT=alpha_NT, steps=epochs, passes=passes)
         if seen <= state.best_residual:
             state = replace(state, best_NT=alpha_NT, best_residual=seen)
         if seen <= self._tolerance or epochs >= self._epochs:
             true = float(relative_residuals(operator, ridge, alpha_NT, rhs_NT).max())
-            done = "converged" if true <= self._tolerance else "budget" if epochs >= self._epochs else None
+            done: Status | None = (
+                "converged" if true <= self._tolerance else "budget" if epochs >= self._epochs else None
+            )
             state = replace(state, passes=passes + 1, status=done)
         return state
 

