@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name that looks most like ``name``, or None when nothing is close."""
-    matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 

@@ -105,7 +105,15 @@ def _position(items: list[Any], part: str, override: str) -> int:
 def _describe(origin: str, error: ValidationError) -> str:
     """Turn pydantic's findings into one line each: where, what was found, what was expected."""
     lines = []
-    for finding in error.errors(include_url=False):
+    findings = error.errors(include_url=False)
+    places = [finding["loc"] for finding in findings]
+    for finding in findings:
+        # A list whose items are all invalid is also reported as too short, which is no news.
+        inner = any(
+            len(place) > len(finding["loc"]) and place[: len(finding["loc"])] == finding["loc"] for place in places
+        )
+        if finding["type"] == "too_short" and inner:
+            continue
         place = ".".join(str(part) for part in finding["loc"]) or "(top level)"
         text = finding["msg"].removeprefix("Value error, ")
         found = finding.get("input")

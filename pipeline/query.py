@@ -284,7 +284,11 @@ class FeatureQuery:
 
 @final
 class FeatureRows:
-    """The (N, K) features of a kernel on a split."""
+    """The (N, K) features of a kernel on a split.
+
+    Attributes:
+        num_values: Numbers per sample: K, or G K for a layerwise kernel.
+    """
 
     def __init__(self, run: Run, name: str, split: str) -> None:
         shape = run._kernel(name)
@@ -292,6 +296,7 @@ class FeatureRows:
             raise NotFoundError(f"{run.url}: kernel {name!r} was computed exactly and has no stored features.")
         self._run = run
         self._shape = shape
+        self.num_values = shape.feature_dim * max(1, len(shape.groups))
         self._split = split
 
     def __getitem__(self, index: Index) -> Array:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -232,5 +233,5 @@ def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
         geometry=plan.geometry,
         routes=probe.routes,
         threads=threads,
-        import_path=(os.getcwd(),),
+        import_path=(os.getcwd(), *(folder for folder in sys.path if folder)),
     )

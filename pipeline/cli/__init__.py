@@ -1,5 +1,6 @@
 """The ntkpipe command. Exit codes: 0 done, 1 a run failed, 2 bad input; every error is one readable message."""
 
+import os
 import sys
 
 import typer
@@ -19,6 +20,8 @@ inspecting.register(app)
 
 def main() -> None:
     """Run the command line and turn errors into messages and exit codes."""
+    # User code named in a configuration is found in the current folder, as with `python -m`.
+    sys.path.append(os.getcwd())
     try:
         app()
     except NtkPipeError as error:

@@ -10,15 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ntkpipe.configs.errors import ConfigError, NtkPipeError
-from ntkpipe.pipeline.cli.output import Answer, write_answer
+from ntkpipe.pipeline.cli.output import write_answer
+from ntkpipe.pipeline.cli.questions import QUESTIONS, ask
 from ntkpipe.pipeline.cli.running import Url
-from ntkpipe.pipeline.cli.selection import parse_selection
-from ntkpipe.pipeline.query import Run, open_run
+from ntkpipe.pipeline.query import open_run
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores import open_store
-
-MAX_CELLS = 200_000_000
-"""A query that would return more is refused: 1.6 GB in float64."""
 
 
 def register(app: typer.Typer) -> None:
@@ -76,9 +73,7 @@ def query(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="kernel/NAME[/ROWS-COLUMNS], component/NAME/PARAMETER[/ROWS-COLUMNS], features/NAME[/SPLIT], "
-            "diagonal/NAME[/SPLIT], neighbors/NAME[/SPLIT], solution/NAME, prediction/NAME/SPLIT, outputs/SPLIT, "
-            "labels/SPLIT or ids/SPLIT.",
+            help=f"One of {', '.join(QUESTIONS)}.",
         ),
     ],
     rows: Annotated[str, typer.Option(help="0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER; all by default.")] = ":",
@@ -87,7 +82,7 @@ def query(
     out: Annotated[Path | None, typer.Option(help="A .npy, .csv or .json file; CSV on the screen by default.")] = None,
 ) -> None:
     """Read stored values by position, range or sample id."""
-    write_answer(_answer(open_run(url), what, rows, cols, k), out)
+    write_answer(ask(open_run(url), what, rows, cols, k), out)
 
 
 def schema() -> None:
@@ -95,64 +90,6 @@ def schema() -> None:
     from ntkpipe.configs.run import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=1))
-
-
-def _answer(run: Run, what: str, rows: str, cols: str, k: int) -> Answer:
-    """Read what was asked for, with the ids of its rows and columns."""
-    kind, *parts = what.split("/")
-    name, extra = (parts[0] if parts else ""), "/".join(parts[1:])
-    if kind in ("kernel", "component"):
-        parameter, _, pair = extra.partition("/") if kind == "component" else (None, "", extra)
-        row_split, _, column_split = (pair or f"{run.train_split}-{run.train_split}").partition("-")
-        matrix = run.kernel(name, row_split, column_split or None, component=parameter)
-        at = run.positions(parse_selection(rows), row_split)
-        columns = run.positions(parse_selection(cols), column_split or run.train_split)
-        _check_cells(len(at) * len(columns))
-        row_ids, column_ids = run.ids(row_split), run.ids(column_split or run.train_split)
-        return Answer(matrix[at, columns], [row_ids[i] for i in at], [column_ids[i] for i in columns])
-    if kind == "neighbors":
-        return _neighbors(run, name, extra or run.train_split, rows, k)
-    split = {"features": extra, "diagonal": extra, "prediction": extra, "solution": ""}.get(
-        kind, name
-    ) or run.train_split
-    at = run.positions(parse_selection(rows), split)
-    ids = [run.ids(split)[i] for i in at]
-    match kind:
-        case "features":
-            _check_cells(len(at) * (run.manifest.geometry.kernel(name).feature_dim or 0) if name else 0)
-            return Answer(run.features[name, split][at], ids)
-        case "diagonal":
-            return Answer(run.diagonal(name, split)[at], ids)
-        case "solution":
-            return Answer(run.solution(name)[at], ids)
-        case "prediction":
-            return Answer(run.predictions(name, split)[at], ids)
-        case "outputs":
-            return Answer(run.outputs(split)[at], ids)
-        case "labels":
-            labels = run.labels(split)
-            if labels is None:
-                raise ConfigError(f"split {split!r} has no labels.")
-            return Answer(labels[at], ids)
-        case "ids":
-            return Answer(at, ids)
-    raise ConfigError(
-        f"{what!r} is nothing that can be asked for. Ask for kernel/NAME, component/NAME/PARAMETER, features/NAME, "
-        "diagonal/NAME, neighbors/NAME, solution/NAME, prediction/NAME/SPLIT, outputs/SPLIT, labels/SPLIT or ids/SPLIT."
-    )
-
-
-def _neighbors(run: Run, name: str, split: str, rows: str, k: int) -> Answer:
-    at = run.positions(parse_selection(rows), split)
-    found = [run.neighbors(int(position), k, kernel=name, split=split) for position in at]
-    ids = [run.ids(split)[position] for position, row in zip(at, found, strict=True) for _ in row]
-    flat = [neighbor for row in found for neighbor in row]
-    return Answer([[neighbor.sample_id, neighbor.value] for neighbor in flat], ids, ["neighbor", "kernel"])
-
-
-def _check_cells(num_cells: int) -> None:
-    if num_cells > MAX_CELLS:
-        raise ConfigError(f"that would be {num_cells:,} values; ask for at most {MAX_CELLS:,} with --rows and --cols.")
 
 
 def _say(console: Console, text: str) -> None:

@@ -50,13 +50,13 @@ class Capture:
 
     def __init__(self, model: nn.Module, modules: frozenset[nn.Module], inputs: torch.Tensor) -> None:
         self._calls: list[LayerCall] = []
-        last_linear: list[tuple[torch.Tensor, torch.Tensor]] = []
+        last_linear: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
         def record(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             if module in modules and output.requires_grad:
                 self._calls.append(LayerCall(module, arguments[0].detach(), get_gradient_edge(output), output.shape))
             if isinstance(module, nn.Linear):
-                last_linear[:] = [(arguments[0].detach(), output.detach())]
+                last_linear[:] = [(arguments[0].detach(), output, output._version)]
 
         handles = [module.register_forward_hook(record) for module in model.modules()]
         try:
@@ -68,8 +68,10 @@ class Capture:
         self.outputs_BC = check_outputs(outputs, len(inputs))
         self.penultimate_BD: torch.Tensor | None = None
         if last_linear:
-            features, output = last_linear[0]
-            if output.shape == outputs.shape and torch.equal(output, outputs.detach()):
+            features, output, version = last_linear[0]
+            # The same memory, not written since: equal values could be chance, as behind a ReLU.
+            same = output.data_ptr() == outputs.data_ptr() and output.shape == outputs.shape
+            if same and outputs._version == version:
                 self.penultimate_BD = features.flatten(1)
 
     def deltas(self, cotangents_VBC: torch.Tensor) -> list[torch.Tensor]:

@@ -1,0 +1,111 @@
+"""What `ntkpipe query` can be asked, and how a question becomes an answer."""
+
+from ntkpipe.configs.errors import ConfigError
+from ntkpipe.pipeline.cli.output import Answer
+from ntkpipe.pipeline.cli.selection import parse_selection
+from ntkpipe.pipeline.query import Run
+
+MAX_CELLS = 200_000_000
+"""A question whose answer has more values is refused: 1.6 GB in float64."""
+
+QUESTIONS = (
+    "kernel/NAME[/ROWS-COLUMNS]",
+    "component/NAME/PARAMETER[/ROWS-COLUMNS]",
+    "features/NAME[/SPLIT]",
+    "diagonal/NAME[/SPLIT]",
+    "neighbors/NAME[/SPLIT]",
+    "solution/NAME",
+    "prediction/NAME/SPLIT",
+    "outputs/SPLIT",
+    "labels/SPLIT",
+    "ids/SPLIT",
+)
+
+
+def ask(run: Run, what: str, rows: str, cols: str, k: int) -> Answer:
+    """Read what was asked for, with the ids of its rows and columns.
+
+    Args:
+        run: The run.
+        what: A question of the forms in ``QUESTIONS``.
+        rows: Which samples; see :func:`parse_selection`.
+        cols: Which columns, for kernels.
+        k: How many neighbors.
+
+    Raises:
+        ConfigError: The question has no such form, or its answer would be too large.
+        NotFoundError: It names something that the run does not have.
+    """
+    kind, *names = what.split("/")
+    match kind, names:
+        case "kernel", [name]:
+            return _matrix(run, name, None, "", rows, cols)
+        case "kernel", [name, pair]:
+            return _matrix(run, name, None, pair, rows, cols)
+        case "component", [name, parameter]:
+            return _matrix(run, name, parameter, "", rows, cols)
+        case "component", [name, parameter, pair]:
+            return _matrix(run, name, parameter, pair, rows, cols)
+        case "neighbors", [name, *split]:
+            return _neighbors(run, name, _split(run, split), rows, k)
+        case "features" | "diagonal" | "prediction", [name, *split]:
+            return _rows(run, kind, name, _split(run, split), rows)
+        case "solution", [name]:
+            return _rows(run, kind, name, run.train_split, rows)
+        case "outputs" | "labels" | "ids", split if len(split) <= 1:
+            return _rows(run, kind, "", _split(run, split), rows)
+    raise ConfigError(f"{what!r} is nothing that can be asked for. Ask for {', '.join(QUESTIONS)}.")
+
+
+def _split(run: Run, names: list[str]) -> str:
+    if len(names) > 1:
+        raise ConfigError(f"{'/'.join(names)!r} is not the name of a split. Ask for {', '.join(QUESTIONS)}.")
+    return names[0] if names else run.train_split
+
+
+def _matrix(run: Run, name: str, parameter: str | None, pair: str, rows: str, cols: str) -> Answer:
+    row_split, _, column_split = pair.partition("-")
+    row_split, column_split = row_split or run.train_split, column_split or run.train_split
+    matrix = run.kernel(name, row_split, column_split, component=parameter)
+    at = run.positions(parse_selection(rows), row_split)
+    columns = run.positions(parse_selection(cols), column_split)
+    _check_cells(len(at) * len(columns))
+    row_ids, column_ids = run.ids(row_split), run.ids(column_split)
+    return Answer(matrix[at, columns], [row_ids[i] for i in at], [column_ids[i] for i in columns])
+
+
+def _rows(run: Run, kind: str, name: str, split: str, rows: str) -> Answer:
+    at = run.positions(parse_selection(rows), split)
+    ids = [run.ids(split)[i] for i in at]
+    match kind:
+        case "features":
+            found = run.features[name, split]
+            _check_cells(len(at) * found.num_values)
+            return Answer(found[at], ids)
+        case "diagonal":
+            return Answer(run.diagonal(name, split)[at], ids)
+        case "solution":
+            return Answer(run.solution(name)[at], ids)
+        case "prediction":
+            return Answer(run.predictions(name, split)[at], ids)
+        case "outputs":
+            return Answer(run.outputs(split)[at], ids)
+        case "ids":
+            return Answer(at, ids, ["position"])
+    labels = run.labels(split)
+    if labels is None:
+        raise ConfigError(f"split {split!r} has no labels.")
+    return Answer(labels[at], ids)
+
+
+def _neighbors(run: Run, name: str, split: str, rows: str, k: int) -> Answer:
+    at = run.positions(parse_selection(rows), split)
+    found = [run.neighbors(int(position), k, kernel=name, split=split) for position in at]
+    ids = [run.ids(split)[position] for position, row in zip(at, found, strict=True) for _ in row]
+    flat = [neighbor for row in found for neighbor in row]
+    return Answer([[neighbor.sample_id, neighbor.value] for neighbor in flat], ids, ["neighbor", "kernel"])
+
+
+def _check_cells(num_cells: int) -> None:
+    if num_cells > MAX_CELLS:
+        raise ConfigError(f"that would be {num_cells:,} values; ask for at most {MAX_CELLS:,} with --rows and --cols.")

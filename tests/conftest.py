@@ -1,0 +1,26 @@
+"""Fixtures and settings for all tests."""
+
+import os
+import secrets
+
+import pytest
+
+# Ray reads these when it is first imported; tests never join a Ray that somebody else has started.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory):
+    """A private Ray of three CPUs that executors borrow; starting one takes seconds."""
+    import tempfile
+
+    import ray
+
+    # Sockets live below this folder and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="ntkpipe-tests-", ignore_cleanup_errors=True) as folder:
+        ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        yield ray
+        ray.shutdown()

@@ -1,0 +1,114 @@
+"""The golden micro-network: small enough to compute every kernel by hand. Values are exact.
+
+Also the import path ``golden:build_model`` and ``golden:load`` of the configurations that tests run.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ntkpipe.workers.sources.samples import Samples
+
+INPUTS = [[1.0, 0.0], [2.0, 1.0], [0.0, 3.0], [-1.0, 0.0]]
+LABELS = [0, 1, 1, 0]
+IDS = ("x0", "x1", "x2", "x3")
+OUTPUTS = [[3.0, -1.0], [9.0, -4.0], [4.0, -2.0], [0.0, 0.0]]
+
+TRNTK0 = [[18, 30, 11, 2], [30, 72, 38, 2], [11, 38, 60, 2], [2, 2, 2, 2]]
+TRNTK0_COMPONENTS = {
+    "fc1.weight": [[6, 12, 0, 0], [12, 30, 15, 0], [0, 15, 45, 0], [0, 0, 0, 0]],
+    "fc1.bias": [[6, 6, 5, 0], [6, 6, 5, 0], [5, 5, 5, 0], [0, 0, 0, 0]],
+    "fc2.weight": [[4, 10, 4, 0], [10, 34, 16, 0], [4, 16, 8, 0], [0, 0, 0, 0]],
+    "fc2.bias": [[2, 2, 2, 2]] * 4,
+}
+TRNTK_UPPER = {
+    (0, 1): 0.83333333,
+    (0, 2): 0.33471934,
+    (0, 3): 0.33333333,
+    (1, 2): 0.57815159,
+    (1, 3): 0.16666667,
+    (2, 3): 0.18257419,
+}
+PNTK = [[10, 18, 7, 2], [18, 48, 22, 2], [7, 22, 20, 2], [2, 2, 2, 2]]
+CK = [[2, 5, 2, 0], [5, 17, 8, 0], [2, 8, 4, 0], [0, 0, 0, 0]]
+KRR_ALPHA = [-0.16112626, 0.08760223, 0.00020344, -0.28445294]
+"""(trNTK0 + I) alpha = (-1, 1, 1, -1)."""
+
+
+class MicroNetwork(nn.Module):
+    """Linear(2, 2) - ReLU - Linear(2, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(2, 2)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.fc1.weight.copy_(torch.tensor([[1.0, -1.0], [2.0, 1.0]]))
+            self.fc1.bias.copy_(torch.tensor([0.0, -1.0]))
+            self.fc2.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+            self.fc2.bias.zero_()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.relu(self.fc1(inputs)))
+
+
+def build_model() -> nn.Module:
+    return MicroNetwork()
+
+
+def load(nan_at: int | None = None, ids: list[str] | None = None, label_shift: int = 0) -> Samples:
+    inputs = torch.tensor(INPUTS)
+    if nan_at is not None:
+        inputs[nan_at, 0] = float("nan")
+    return Samples(inputs, torch.tensor(LABELS) + label_shift, tuple(ids) if ids else IDS)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """Return a configuration with every kernel, layer components and both solvers; sections can be replaced."""
+    document: dict[str, Any] = {
+        "name": "golden",
+        "model": {"target": "golden:build_model"},
+        "data": {
+            "splits": {
+                "train": {"kind": "python", "target": "golden:load"},
+                "test": {"kind": "python", "target": "golden:load"},
+            }
+        },
+        "kernels": [
+            {"kind": "trntk0", "layerwise": True},
+            {"kind": "trntk", "layerwise": True},
+            {"kind": "pntk", "layerwise": True},
+            {"kind": "ck"},
+            {"kind": "pntk", "name": "pntk-sjlt", "projection": {"kind": "sjlt", "dim": 16}},
+            {
+                "kind": "trntk0",
+                "name": "trntk0-signs",
+                "projection": {"kind": "rademacher", "dim": 64},
+                "layerwise": True,
+            },
+        ],
+        "solve": [
+            {"kind": "cholesky", "name": "krr", "kernel": "trntk0", "ridge": 1.0},
+            {"kind": "eigenpro2", "name": "sgd", "kernel": "trntk", "ridge": 1.0, "epochs": 200},
+        ],
+        "store": {"shard_rows": 2, "block_rows": 2},
+        "resources": {"executor": "serial"},
+    }
+    return document | changes
+
+
+class Overflowing(nn.Module):
+    """The micro-network, with outputs that overflow float32 for inputs above 2.5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = MicroNetwork()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.network(inputs) * torch.exp(100 * torch.relu(inputs[:, 1:] - 2))
+
+
+def build_overflowing_model() -> nn.Module:
+    return Overflowing()

@@ -1,0 +1,110 @@
+"""The command as a user types it."""
+
+import json
+
+import golden
+import numpy as np
+import pytest
+import yaml
+from commands import ntkpipe_command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "config.yaml").write_text(yaml.safe_dump(golden.config()))
+    found = ntkpipe_command("run", folder / "config.yaml", "--out", folder / "run")
+    assert found.returncode == 0, found.stderr
+    assert f"ntkpipe status {folder / 'run'}" in found.stdout
+    return folder / "run"
+
+
+def test_status_counts_tasks_and_speaks_json(run):
+    found = ntkpipe_command("status", run)
+    assert f"golden: finished ({run})" in found.stdout
+    document = json.loads(ntkpipe_command("status", run, "--json").stdout)
+    assert document["state"] == "finished"
+    assert [stage["done"] for stage in document["stages"]] == [4, 7, 2, 0]
+
+
+def test_list_finds_the_run(run):
+    found = ntkpipe_command("list", run.parent)
+    assert "golden" in found.stdout
+    assert "finished" in found.stdout
+
+
+def test_verify_says_what_it_checked(run):
+    found = ntkpipe_command("verify", run)
+    assert found.returncode == 0
+    assert "Everything is as it was committed." in found.stdout
+
+
+def test_query_prints_csv_with_ids(run):
+    found = ntkpipe_command("query", run, "kernel/trntk0/test-train", "--rows", "id:x1,id:x2", "--cols", "0:2")
+    assert found.stdout == "sample,x0,x1\nx1,30.0,72.0\nx2,11.0,38.0\n"
+    found = ntkpipe_command("query", run, "component/trntk0/fc1.bias", "--rows", "2", "--cols", "1,2")
+    assert found.stdout == "sample,x1,x2\nx2,5.0,5.0\n"
+    found = ntkpipe_command("query", run, "neighbors/trntk0", "--rows", "id:x1", "--k", "1")
+    assert found.stdout == "sample,neighbor,kernel\nx1,x2,38.0\n"
+
+
+def test_query_writes_npy_csv_and_json(run, tmp_path):
+    for ending in ("npy", "csv", "json"):
+        assert ntkpipe_command("query", run, "kernel/pntk", "--out", tmp_path / f"k.{ending}").returncode == 0
+    assert np.load(tmp_path / "k.npy").tolist() == golden.PNTK
+    assert json.loads((tmp_path / "k.json").read_text())["values"] == golden.PNTK
+    assert (tmp_path / "k.csv").read_text().startswith("sample,x0,x1,x2,x3\nx0,10.0,18.0,7.0,2.0\n")
+    found = ntkpipe_command("query", run, "kernel/pntk", "--out", tmp_path / "k.xls")
+    assert (found.returncode, "known are .npy, .csv, .json" in found.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("what", "first"),
+    [
+        ("features/pntk-sjlt/test", 17),
+        ("diagonal/trntk", 2),
+        ("solution/krr", 3),
+        ("prediction/krr/test", 3),
+        ("outputs/test", 3),
+        ("labels/train", 2),
+        ("ids/test", 2),
+    ],
+)
+def test_everything_stored_can_be_asked_for(run, what, first):
+    found = ntkpipe_command("query", run, what)
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert len(lines) == 5
+    assert len(lines[1].split(",")) == first
+
+
+def test_plan_prints_stages_prices_and_routes(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(golden.config()))
+    found = ntkpipe_command("plan", tmp_path / "config.yaml")
+    assert found.returncode == 0, found.stderr
+    for word in (
+        "features",
+        "kernel",
+        "solve",
+        "FLOPs",
+        "fc1.weight",
+        "captured",
+        "12 parameters",
+        "rademacher, K = 64",
+    ):
+        assert word in found.stdout
+    assert list(tmp_path.iterdir()) == [tmp_path / "config.yaml"]
+
+
+def test_the_schema_describes_every_section():
+    schema = json.loads(ntkpipe_command("schema").stdout)
+    assert set(schema["properties"]) >= {
+        "name",
+        "model",
+        "data",
+        "kernels",
+        "projection",
+        "solve",
+        "store",
+        "resources",
+    }
