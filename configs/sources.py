@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ntkpipe.configs.base import Section
+from ntkpipe.configs.base import Section, unknown_name
 from ntkpipe.configs.kernels import NAME_PATTERN
 
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -59,10 +59,12 @@ class DataConfig(Section):
     """The splits of the data and the pairs of splits between which kernels are computed."""
 
     splits: dict[str, SplitData] = Field(min_length=1)
-    """Named sets of samples. The first one is the training set, in which solutions live."""
+    """Named sets of samples."""
+    train: str | None = None
+    """The split in which solutions live; by default the one named ``train``, or the only one."""
     pairs: tuple[tuple[str, str], ...] | None = None
-    """(row split, column split) of the kernel matrices; by default the first split with itself and every other split
-    with the first."""
+    """(row split, column split) of the kernel matrices; by default the training split with itself and every other
+    split with the training split."""
 
     @field_validator("splits")
     @classmethod
@@ -71,6 +73,14 @@ class DataConfig(Section):
             if not name.isidentifier():
                 raise ValueError(f"split {name!r} must be a plain name of letters, digits and underscores")
         return splits
+
+    @model_validator(mode="after")
+    def _train_is_a_split(self) -> "DataConfig":
+        if self.train is None and "train" not in self.splits and len(self.splits) > 1:
+            raise ValueError(f"say which split is the training set: data.train is one of {', '.join(self.splits)}")
+        if self.train is not None and self.train not in self.splits:
+            raise ValueError(unknown_name("split", self.train, self.splits))
+        return self
 
     @model_validator(mode="after")
     def _pairs_name_splits(self) -> "DataConfig":
@@ -85,15 +95,17 @@ class DataConfig(Section):
     @property
     def train_split(self) -> str:
         """The split in which solutions live."""
-        return next(iter(self.splits))
+        if self.train is not None:
+            return self.train
+        return "train" if "train" in self.splits else next(iter(self.splits))
 
     @property
     def resolved_pairs(self) -> tuple[tuple[str, str], ...]:
         """The pairs that are really computed."""
         if self.pairs is not None:
             return self.pairs
-        first, *others = self.splits
-        return ((first, first), *((other, first) for other in others))
+        train = self.train_split
+        return ((train, train), *((split, train) for split in self.splits if split != train))
 
 
 __all__ = ["NAME_PATTERN", "ArrayData", "DataConfig", "ImportPath", "PythonData", "PythonModel", "SplitData"]

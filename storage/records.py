@@ -130,6 +130,8 @@ class Geometry(Record):
     """Everything that determines the arrays of a run."""
 
     splits: dict[str, SplitGeometry]
+    train_split: str
+    """The split in which solutions live."""
     kernels: tuple[KernelGeometry, ...]
     pairs: tuple[tuple[str, str], ...]
     solutions: tuple[str, ...]
@@ -139,11 +141,6 @@ class Geometry(Record):
     shard_rows: int
     block_rows: int
     dtype: Literal["float32", "float64"]
-
-    @property
-    def train_split(self) -> str:
-        """The split in which solutions live: the first."""
-        return next(iter(self.splits))
 
     def kernel(self, name: str) -> KernelGeometry:
         """Return a kernel's geometry; the name must be known."""

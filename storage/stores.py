@@ -104,7 +104,7 @@ class LocalRunStore(AbstractStore):
         with storage_errors(self.url):
             try:
                 return (self.root / key).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 
     def names(self, prefix: str) -> list[str]:

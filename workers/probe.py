@@ -96,6 +96,7 @@ def _geometry(
     }
     return Geometry(
         splits=shapes,
+        train_split=config.data.train_split,
         kernels=tuple(kernels),
         pairs=config.data.resolved_pairs,
         solutions=tuple(solve.name for solve in config.solve),

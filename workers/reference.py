@@ -7,29 +7,28 @@ import copy
 
 import torch
 from torch import nn
-from torch.func import functional_call, jacrev
 
 from ntkpipe.configs.kernels import KernelKind
 
 
 def dense_jacobian(model: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return {parameter name: (N, C, P)} in float64, one sample and one parameter at a time."""
+    """Return {parameter name: (N, C, P)} in float64: plain autograd, one sample and one output at a time."""
     exact = copy.deepcopy(model).to(dtype=torch.float64, device="cpu")
     samples = inputs.to(device="cpu", dtype=torch.float64) if inputs.is_floating_point() else inputs.cpu()
-    jacobian = {}
-    for name, parameter in exact.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rows = []
-        for sample in samples:
-
-            def outputs(value: torch.Tensor, name: str = name, sample: torch.Tensor = sample) -> torch.Tensor:
-                found: torch.Tensor = functional_call(exact, {name: value}, (sample.unsqueeze(0),))
-                return found.reshape(-1)
-
-            rows.append(jacrev(outputs)(parameter.detach()).flatten(1))
-        jacobian[name] = torch.stack(rows)
-    return jacobian
+    parameters = {name: value for name, value in exact.named_parameters() if value.requires_grad}
+    rows: dict[str, list[torch.Tensor]] = {name: [] for name in parameters}
+    for sample in samples:
+        outputs = exact(sample.unsqueeze(0)).reshape(-1)
+        columns: dict[str, list[torch.Tensor]] = {name: [] for name in parameters}
+        for output in outputs:
+            gradients = torch.autograd.grad(
+                output, list(parameters.values()), retain_graph=True, materialize_grads=True
+            )
+            for name, gradient in zip(parameters, gradients, strict=True):
+                columns[name].append(gradient.flatten())
+        for name, column in columns.items():
+            rows[name].append(torch.stack(column))
+    return {name: torch.stack(row) for name, row in rows.items()}
 
 
 def reference_components(

@@ -41,7 +41,7 @@ def test_verify_says_what_it_checked(run):
 
 def test_query_prints_csv_with_ids(run):
     found = ntkpipe_command("query", run, "kernel/trntk0/test-train", "--rows", "id:x1,id:x2", "--cols", "0:2")
-    assert found.stdout == "sample,x0,x1\nx1,30.0,72.0\nx2,11.0,38.0\n"
+    assert (found.stderr, found.stdout) == ("", "sample,x0,x1\nx1,30.0,72.0\nx2,11.0,38.0\n")
     found = ntkpipe_command("query", run, "component/trntk0/fc1.bias", "--rows", "2", "--cols", "1,2")
     assert found.stdout == "sample,x1,x2\nx2,5.0,5.0\n"
     found = ntkpipe_command("query", run, "neighbors/trntk0", "--rows", "id:x1", "--k", "1")

@@ -55,6 +55,7 @@ def test_counters_broadcast_and_stay_as_they_were():
         torch.zeros(1, 1, dtype=torch.int64),
     )
     words = philox((rows, zero, columns, zero), (1, 2))
+    assert [word.shape for word in words] == [(5, 7)] * 4
     for row, column in itertools.product(range(5), range(7)):
         assert tuple(int(word[row, column]) for word in words) == scalar_philox((row, 0, column, 0), (1, 2))
     assert torch.equal(rows, torch.arange(5).unsqueeze(1))

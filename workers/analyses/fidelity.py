@@ -9,9 +9,13 @@ import numpy.typing as npt
 from ntkpipe.configs.analyses import FidelityAnalysis
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.analyses.base import AbstractAnalysis, AnalysisResult, RunView, Scalar, require_classes
+from ntkpipe.workers.analyses.naming import summary_keys
 from ntkpipe.workers.analyses.plotting import BLUE, GREY, RED, new_figure, png
 
 Array = npt.NDArray[Any]
+
+NETWORK = "network"
+PANELS_PER_ROW = 3
 
 
 @final
@@ -22,42 +26,74 @@ class Fidelity(AbstractAnalysis):
 
     * accuracy of both by argmax, and their difference TAD = accuracy(g) - accuracy(f);
     * agreement, the share of samples with the same argmax;
-    * Kendall's tau-b between the margins f_y - max_{c != y} f_c and g_y - max_{c != y} g_c. Margins are free of the
-      scale of the outputs, which for a ridge regression on one-hot targets are no log-probabilities;
-    * Kendall's tau-b between the softmax probability of the class under f and the prediction g_y, leaving out samples
-      whose probability is exactly 0 or 1. This is the protocol of the NTK surrogate literature.
+    * ``tau_margin``, Kendall's tau-b between the margins f_y - max_{c != y} f_c and g_y - max_{c != y} g_c. Both say
+      how clearly a model prefers the class, and ranks do not depend on their scales. No probability saturates;
+    * ``tau``, Kendall's tau-b between the softmax probability p_y of the class under f and the prediction g_y. A
+      solution regresses on one-hot targets, so that g_y is itself a least-squares estimate of the probability of y: no
+      softmax is applied to it. Samples with p_y exactly 0 or 1 in float64 are left out, as in the protocol of
+      arXiv:2305.14585 (which fits a logistic model on kernel rows and takes its softmax in place of g_y);
+      ``tau_samples`` counts those that remain.
     """
 
     def __init__(self, config: FidelityAnalysis) -> None:
         self._config = config
 
     def compute(self, run: RunView) -> AnalysisResult:
-        """Compare every solution with the network; O(N C) memory."""
-        split, names = self._config.split, self._config.solutions or run.solution_names
+        """Compare every solution with the network; O(N C) memory.
+
+        When the configuration names no solutions, those without one column per class (real targets) are listed under
+        ``left_out``. Without any solution there is no picture.
+
+        Raises:
+            ConfigError: The split has no classes, or a model has no output for one of them.
+        """
+        split = self._config.split
         classes = require_classes(run, split, self._config.name)
         outputs_NC = run.network_outputs(split)
-        if outputs_NC.shape[1] <= int(classes.max()):
-            raise ConfigError(
-                f"analysis {self._config.name!r}: the network has {outputs_NC.shape[1]} outputs, but split {split!r} "
-                f"has class {int(classes.max())}."
-            )
+        self._check_columns("the network", outputs_NC, classes)
+        predictions, left_out = self._predictions(run, classes)
+        reserved = ("split", "samples", "left_out", NETWORK)
+        keys = summary_keys("solution", predictions, reserved)
         accuracy = float((outputs_NC.argmax(1) == classes).mean())
+        inside = _inside(class_probabilities(outputs_NC, classes))
+        # The network agrees with itself by definition; its row is what solutions are compared with.
         rows: list[dict[str, Scalar]] = [
-            {"model": "network", "accuracy": accuracy, "tad": 0.0, "agreement": 1.0, "tau_margin": 1.0, "tau": 1.0}
+            {"model": NETWORK, "accuracy": accuracy, "tad": 0.0, "agreement": 1.0, "tau_margin": 1.0, "tau": 1.0}
+            | {"tau_samples": int(inside.sum())}
         ]
-        scores = {}
-        for name in names:
-            predictions_NT = run.predictions(name, split)
-            rows.append(_compare(name, outputs_NC, predictions_NT, classes, accuracy))
-            scores[name] = margins(predictions_NT, classes)
+        rows += [_compare(keys[name], outputs_NC, found, classes, accuracy) for name, found in predictions.items()]
         summary: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = {"split": split, "samples": len(classes)}
-        summary |= {str(row["model"]): {key: row[key] for key in list(row)[1:]} for row in rows}
-        picture = _draw(margins(outputs_NC, classes), scores, {str(row["model"]): row for row in rows}, split)
+        if left_out:
+            summary["left_out"] = left_out
+        by_model = {str(row["model"]): {key: row[key] for key in row if key != "model"} for row in rows}
+        summary |= by_model
+        scores = {keys[name]: margins(found, classes) for name, found in predictions.items()}
+        picture = _draw(margins(outputs_NC, classes), scores, by_model, split) if scores else None
         return AnalysisResult(summary, rows, picture)
+
+    def _predictions(self, run: RunView, classes: Array) -> tuple[dict[str, Array], list[Scalar]]:
+        """Return the (N, T) predictions by solution, and the names of solutions that cannot be compared."""
+        found: dict[str, Array] = {}
+        left_out: list[Scalar] = []
+        for name in self._config.solutions or run.solution_names:
+            predictions_NT = run.predictions(name, self._config.split)
+            if not self._config.solutions and not _has_columns(predictions_NT, classes):
+                left_out.append(name)
+                continue
+            self._check_columns(f"solution {name!r}", predictions_NT, classes)
+            found[name] = predictions_NT
+        return found, left_out
+
+    def _check_columns(self, what: str, outputs_NC: Array, classes: Array) -> None:
+        if not _has_columns(outputs_NC, classes):
+            raise ConfigError(
+                f"analysis {self._config.name!r} compares one output per class, at least two; {what} has "
+                f"{outputs_NC.shape[1]}, but split {self._config.split!r} has class {int(classes.max())}."
+            )
 
 
 def margins(outputs_NC: Array, classes: Array) -> Array:
-    """Return (N,) margins f_y - max_{c != y} f_c: positive where the argmax is right."""
+    """Return (N,) margins f_y - max_{c != y} f_c: positive where the argmax is right, for C of at least 2."""
     at = np.arange(len(classes))
     others = outputs_NC.astype(np.float64)
     own = others[at, classes]
@@ -88,41 +124,62 @@ def kendall_tau(first: Array, second: Array) -> float | None:
     return None if math.isnan(tau) else tau
 
 
-def _compare(name: str, outputs_NC: Array, predictions_NT: Array, classes: Array, accuracy: float) -> dict[str, Scalar]:
+def _has_columns(outputs_NC: Array, classes: Array) -> bool:
+    return bool(outputs_NC.shape[1] > max(1, int(classes.max())))
+
+
+def _inside(probabilities: Array) -> Array:
+    return np.asarray((probabilities > 0) & (probabilities < 1))
+
+
+def _compare(key: str, outputs_NC: Array, predictions_NT: Array, classes: Array, accuracy: float) -> dict[str, Scalar]:
     found = predictions_NT.argmax(1)
     probabilities = class_probabilities(outputs_NC, classes)
-    inside = (probabilities > 0) & (probabilities < 1)
+    inside = _inside(probabilities)
     own = predictions_NT[np.arange(len(classes)), classes]
     surrogate_accuracy = float((found == classes).mean())
     return {
-        "model": name,
+        "model": key,
         "accuracy": surrogate_accuracy,
         "tad": surrogate_accuracy - accuracy,
         "agreement": float((found == outputs_NC.argmax(1)).mean()),
         "tau_margin": kendall_tau(margins(outputs_NC, classes), margins(predictions_NT, classes)),
         "tau": kendall_tau(probabilities[inside], own[inside]),
+        "tau_samples": int(inside.sum()),
     }
 
 
 def _draw(network: Array, scores: dict[str, Array], rows: dict[str, dict[str, Scalar]], split: str) -> bytes:
-    figure = new_figure(max(4.2, 3.6 * len(scores)), 4.0)
-    axes = figure.subplots(1, max(1, len(scores)), squeeze=False, sharex=True)[0]
-    for axis, (name, values) in zip(axes, scores.items(), strict=False):
+    """Scatter margins: probabilities of a trained network crowd at 1, where nothing could be seen."""
+    num_columns = min(len(scores), PANELS_PER_ROW)
+    num_rows = math.ceil(len(scores) / num_columns)
+    figure = new_figure(max(5.4, 3.6 * num_columns), 3.5 * num_rows + 1.0)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True)
+    for axis, (key, values) in zip(axes.flat, scores.items(), strict=False):
         agree = (values > 0) == (network > 0)
-        axis.scatter(
-            network[agree], values[agree], s=9, color=BLUE, alpha=0.6, linewidths=0, label="both right or wrong"
-        )
-        axis.scatter(network[~agree], values[~agree], s=16, color=RED, marker="x", label="one is wrong")
+        axis.scatter(network[agree], values[agree], s=9, color=BLUE, alpha=0.6, linewidths=0)
+        axis.scatter(network[~agree], values[~agree], s=18, color=RED, marker="x")
         axis.axhline(0, color=GREY, linewidth=0.7)
         axis.axvline(0, color=GREY, linewidth=0.7)
-        row = rows[name]
-        axis.set_title(f"{name}\naccuracy {_percent(row['accuracy'])}, tau {_number(row['tau_margin'])}", fontsize=10)
+        row = rows[key]
+        axis.set_title(
+            f"{key}\naccuracy {_percent(row['accuracy'])}, tau of margins {_number(row['tau_margin'])}", fontsize=10
+        )
+    for axis in axes[:, 0]:
+        axis.set_ylabel("margin of the solution")
+    for axis in axes.flat[len(scores) :]:
+        axis.set_visible(False)
+    # Also under the panels above an empty place.
+    for axis in axes.flat[max(0, len(scores) - num_columns) : len(scores)]:
         axis.set_xlabel("margin of the network")
-    axes[0].set_ylabel("margin of the kernel solution")
-    if scores:
-        axes[0].legend(fontsize=8, loc="lower right")
+        axis.tick_params(labelbottom=True)
+    markers = axes.flat[0].collections[:2]
+    figure.legend(
+        markers, ["both right or both wrong", "one is wrong"], loc="outside lower center", ncols=2, fontsize=9
+    )
     figure.suptitle(
-        f"Kernel solutions against the network (accuracy {_percent(rows['network']['accuracy'])}) on {split!r}",
+        f"Kernel solutions against the network\n"
+        f"(accuracy {_percent(rows[NETWORK]['accuracy'])}, {len(network):,} samples of {split!r})",
         fontsize=11,
     )
     return png(figure)

@@ -1,20 +1,33 @@
 """A picture of a kernel matrix."""
 
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
 
 from ntkpipe.configs.analyses import HeatmapAnalysis
 from ntkpipe.workers.analyses.base import AbstractAnalysis, AnalysisResult, RunView, Scalar, evenly_spaced
-from ntkpipe.workers.analyses.plotting import new_figure, png
+from ntkpipe.workers.analyses.plotting import count_of_samples, new_figure, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Array = npt.NDArray[Any]
+
+MOST_LABELS = 24
+"""Class numbers along an axis; more would overlap."""
+
+MOST_BOUNDARIES = 60
+"""Of classes; the lines of more would hide the matrix."""
 
 
 @final
 class Heatmap(AbstractAnalysis):
-    """The training kernel with samples sorted by class, and mean values within and between classes."""
+    """The training kernel with samples sorted by class, and mean values within and between classes.
+
+    The mean within classes leaves out the diagonal, which compares samples with themselves. Without integer classes,
+    samples stay in stored order, ``sorted_by_class`` is false and there are no means.
+    """
 
     def __init__(self, config: HeatmapAnalysis) -> None:
         self._config = config
@@ -50,21 +63,31 @@ def _draw(matrix: Array, classes: Array | None, name: str, num_samples: int) -> 
     axis = figure.subplots()
     # The extremes of a few samples would leave the rest of the picture in one colour.
     low, high = np.quantile(matrix, [0.01, 0.99])
-    image = axis.imshow(matrix, cmap="viridis", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest")
+    image = axis.imshow(matrix, cmap="viridis", vmin=low, vmax=high)
     colorbar = figure.colorbar(image, ax=axis, extend="both", shrink=0.9)
     colorbar.set_label("kernel value (1st to 99th percentile)")
     if classes is None:
         axis.set_xlabel("sample, in stored order")
+        axis.set_ylabel("sample, in stored order")
     else:
-        numbers, starts, counts = np.unique(classes, return_index=True, return_counts=True)
+        _mark_classes(axis, classes)
+    axis.set_title(f"Kernel {name}, {count_of_samples(len(matrix), num_samples)}", fontsize=11)
+    return png(figure)
+
+
+def _mark_classes(axis: "Axes", classes: Array) -> None:
+    """Draw the boundaries of sorted classes and write their numbers, leaving out those without room."""
+    numbers, starts, counts = np.unique(classes, return_index=True, return_counts=True)
+    if len(numbers) <= MOST_BOUNDARIES:
         for start in starts[1:]:
             axis.axhline(start - 0.5, color="white", linewidth=0.5)
             axis.axvline(start - 0.5, color="white", linewidth=0.5)
-        middles = starts + (counts - 1) / 2
-        axis.set_xticks(middles, [str(number) for number in numbers])
-        axis.set_yticks(middles, [str(number) for number in numbers])
-        axis.set_xlabel("class")
-        axis.set_ylabel("class")
-    shown = f"{len(matrix):,} samples" if len(matrix) == num_samples else f"{len(matrix):,} of {num_samples:,} samples"
-    axis.set_title(f"Kernel {name}, {shown}", fontsize=11)
-    return png(figure)
+    ticks, labels = [], []
+    for number, middle in zip(numbers, starts + (counts - 1) / 2, strict=True):
+        if not ticks or middle - ticks[-1] >= len(classes) / MOST_LABELS:
+            ticks.append(float(middle))
+            labels.append(str(number))
+    axis.set_xticks(ticks, labels)
+    axis.set_yticks(ticks, labels)
+    axis.set_xlabel("class")
+    axis.set_ylabel("class")

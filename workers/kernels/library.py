@@ -220,10 +220,11 @@ def _projected(
 
 def _checked(values: torch.Tensor | dict[str, torch.Tensor], kernel: str) -> torch.Tensor | dict[str, torch.Tensor]:
     for value in values.values() if isinstance(values, dict) else (values,):
-        bad = (~torch.isfinite(value).all(dim=1)).nonzero()
-        if len(bad):
+        # One sample without a finite gradient spoils an entry of every other one, so the worst row is the culprit.
+        num_bad = (~torch.isfinite(value)).sum(dim=1)
+        if int(num_bad.max()):
             raise NumericalError(
-                f"kernel {kernel!r} is not finite for sample {int(bad[0, 0])}: its gradient overflows or is undefined. "
-                "Try dtype=torch.float64, or look for a non-differentiable point."
+                f"kernel {kernel!r} is not finite for sample {int(num_bad.argmax())}: its gradient overflows or is "
+                "undefined. Try dtype=torch.float64, or look for a non-differentiable point."
             )
     return values

@@ -43,14 +43,13 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     Returns:
         Four int64 tensors of the broadcast shape, with values in [0, 2^32).
     """
-    shape = torch.broadcast_shapes(*(word.shape for word in counter))
-    c0, c1, c2, c3 = (word.expand(shape) for word in counter)
+    c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(c0, _SIGNED_MULTIPLIERS[0])
         high1, low1 = _multiply(c2, _SIGNED_MULTIPLIERS[1])
-        c0 = high1.bitwise_xor_(c1).bitwise_xor_(k0)
-        c2 = high0.bitwise_xor_(c3).bitwise_xor_(k1)
+        c0 = (high1 ^ c1).bitwise_xor_(k0)
+        c2 = (high0 ^ c3).bitwise_xor_(k1)
         c1, c3 = low1, low0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3

@@ -1,0 +1,130 @@
+"""SIGKILL of drivers and workers at random moments of the digits job, on a real private Ray."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, TESTS
+from runs import chunk_hashes
+
+import ntkpipe
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+KILLS = int(os.environ.get("NTKPIPE_TEST_KILLS", "5"))
+"""How many processes are killed before the run may finish; half of them drivers."""
+
+RUN_SECONDS = 20.0
+"""About how long an undisturbed run takes; kills are spread over it."""
+
+
+def start(*arguments):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=TESTS,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(process):
+    """Return the ids of the processes whose parent is ``process``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == process:
+            found.append(int(path.parent.name))
+    return found
+
+
+def workers_of(driver):
+    """Return the ids of the actor processes of a driver: children of its raylet."""
+    found = []
+    for child in children(driver):
+        for process in children(child):
+            try:
+                command = Path(f"/proc/{process}/cmdline").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if "ray::_Actor" in command:
+                found.append(process)
+    return found
+
+
+def finished(run):
+    try:
+        return ntkpipe.open_run(run).status().state == "finished"
+    except ntkpipe.configs.errors.NotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    process = start("run", "digits", "--out", run)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return run
+
+
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(victim, uninterrupted, tmp_path):
+    import ntkpipe.configs.errors
+
+    run, chance, kills = tmp_path / "run", random.Random(victim), 0
+    arguments = ("run", "digits", "--out", run)
+    while kills < KILLS:
+        process = start(*arguments)
+        # A driver dies once per start; of a driver's workers one dies every other second, for as long as it lasts.
+        time.sleep(chance.uniform(2, RUN_SECONDS if victim == "driver" else 8))
+        while process.poll() is None and kills < KILLS:
+            if victim == "driver":
+                process.kill()
+                process.wait()
+                kills += 1
+                break
+            workers = workers_of(process.pid)
+            if workers:
+                os.kill(chance.choice(workers), signal.SIGKILL)
+                kills += 1
+            time.sleep(chance.uniform(0.5, 4))
+        if victim == "worker":
+            _, errors = process.communicate(timeout=600)
+            # A task that was running on three killed workers gives up, as it should; resuming goes on.
+            assert process.returncode == 0 or "Everything that was committed is safe" in errors, errors
+        if finished(run):
+            # It was faster than the killing: start again from nothing committed in the later stages.
+            for stage in ("kernel", "solve", "analyze"):
+                for receipt in (run / "receipts" / stage).rglob("*.json"):
+                    receipt.unlink()
+        arguments = ("resume", run) if (run / "run.json").exists() else ("run", "digits", "--out", run)
+    process = start(*arguments)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert not any(checked.findings for checked in ntkpipe.verify(run))
+    assert chunk_hashes(run) == chunk_hashes(uninterrupted)
+
+
+def test_nothing_is_left_running_after_a_driver_is_killed(tmp_path):
+    process = start("run", "digits", "--out", tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while not workers_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    started = [process.pid, *children(process.pid), *workers_of(process.pid)]
+    assert len(started) > 3
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []

@@ -1,0 +1,118 @@
+"""Configurations: what is accepted, what is refused and how, and what belongs to a run's identity."""
+
+import golden
+import pytest
+import yaml
+
+from ntkpipe.configs.canonical import canonical_json, differences, digest
+from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.loading import load_config, preset_names
+from ntkpipe.configs.run import RunConfig
+
+
+def refused(match, **changes):
+    with pytest.raises(ConfigError, match=match):
+        load_config(golden.config(**changes))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_valid(name):
+    assert load_config(name).name == name
+
+
+def test_unknown_keys_are_refused_at_every_depth_with_the_nearest_name():
+    refused("unknown key 'kernls'; did you mean 'kernels'", kernls=[])
+    refused("store: unknown key 'shard_row'; did you mean 'shard_rows'", store={"shard_row": 1})
+    refused("unknown key 'projecton'; did you mean 'projection'", kernels=[{"kind": "trntk", "projecton": {}}])
+    refused("unknown key 'rigde'; did you mean 'ridge'", solve=[{"kind": "cholesky", "name": "a", "rigde": 1}])
+
+
+def test_only_the_inner_error_of_a_list_is_reported():
+    with pytest.raises(ConfigError) as caught:
+        load_config(golden.config(kernels=[{"kind": "ntk"}]))
+    assert caught.value.message.count("\n") == 1
+    assert "'trntk0', 'trntk', 'pntk' or 'ck' (found 'ntk')" in caught.value.message
+
+
+def test_names_must_be_unique_and_known():
+    refused("the name 'trntk' is used more than once", kernels=[{"kind": "trntk"}, {"kind": "trntk"}], solve=[])
+    refused("unknown kernel 'trntk00'", solve=[{"kind": "cholesky", "name": "a", "kernel": "trntk00"}])
+    refused("unknown split 'val'", analyses=[{"kind": "fidelity", "split": "val"}])
+    refused("unknown solution", analyses=[{"kind": "fidelity", "solutions": ["kr"]}])
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b", "-x", "a--b"])
+def test_names_that_are_not_safe_in_a_path_are_refused(name):
+    refused("name", name=name)
+
+
+def test_the_training_split_does_not_depend_on_the_order_of_keys():
+    splits = golden.config()["data"]["splits"]
+    for order in (["train", "test"], ["test", "train"]):
+        config = load_config(golden.config(data={"splits": {name: splits[name] for name in order}}))
+        assert config.data.train_split == "train"
+        assert config.data.resolved_pairs == (("train", "train"), ("test", "train"))
+
+
+def test_an_unnamed_training_split_among_several_is_refused():
+    split = golden.config()["data"]["splits"]["train"]
+    refused("say which split is the training set", data={"splits": {"a": split, "b": split}})
+    config = load_config(golden.config(data={"splits": {"a": split, "b": split}, "train": "b"}))
+    assert config.data.resolved_pairs == (("b", "b"), ("a", "b"))
+
+
+def test_pairs_must_name_splits_and_include_what_is_solved():
+    splits = golden.config()["data"]["splits"]
+    refused("names split 'val'", data={"splits": splits, "pairs": [["val", "train"]]})
+    refused("solve needs the pair", data={"splits": splits, "pairs": [["test", "train"]]})
+
+
+def test_overrides_reach_sections_and_list_items():
+    config = load_config(
+        golden.config(solve=[]), ["store.block_rows=7", "kernels.1.kind=trntk0", "kernels.1.name=other"]
+    )
+    assert config.store.block_rows == 7
+    assert config.kernels[1].label == "other"
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [("store.block_rows", "key=value"), ("kernels.9.kind=ck", "not a position"), ("name.x=1", "not a section")],
+)
+def test_bad_overrides_are_refused(override, match):
+    with pytest.raises(ConfigError, match=match):
+        load_config(golden.config(), [override])
+
+
+def test_yaml_tags_are_not_executed(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("name: !!python/object/apply:os.system ['touch hacked']")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(path)
+
+
+def test_the_digest_covers_what_determines_the_numbers_and_nothing_else():
+    base = load_config(golden.config())
+    same = load_config(
+        golden.config(), ["name=other", "resources.workers=9", "resources.executor=ray", "store.lease_seconds=5"]
+    )
+    assert same.digest() == base.digest()
+    for override in ("store.block_rows=9", "projection.seed=1", "model.dtype=float64", "solve.0.ridge=2"):
+        assert load_config(golden.config(), [override]).digest() != base.digest()
+
+
+def test_a_configuration_survives_its_document():
+    config = load_config(golden.config())
+    assert RunConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.document()))) == config
+
+
+def test_canonical_json_does_not_depend_on_key_order():
+    assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))
+
+
+def test_differences_name_every_leaf():
+    stored, asked = {"a": {"b": [1, 2]}, "c": 1}, {"a": {"b": [1, 3]}, "d": 2}
+    assert list(differences(stored, asked)) == [("a.b[1]", 2, 3), ("c", 1, None), ("d", None, 2)]

@@ -1,0 +1,152 @@
+"""What ships, what importing costs, and which layer may know which library."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("configs", "storage", "workers", "pipeline")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+HOMES = {
+    "torch": ("workers/",),
+    "safetensors": ("workers/sources/model.py", "workers/examples/"),
+    "zarr": ("storage/",),
+    "fsspec": ("storage/",),
+    "google_crc32c": ("storage/",),
+    "ray": ("pipeline/executors/ray.py",),
+    "pydantic": ("configs/", "storage/records.py", "workers/solvers/solve.py"),
+    "pydantic_core": ("configs/base.py",),
+    "yaml": ("configs/loading.py",),
+    "typer": ("pipeline/cli/",),
+    "rich": ("pipeline/cli/",),
+    "matplotlib": ("workers/analyses/",),
+    "scipy": ("workers/analyses/",),
+    "sklearn": ("workers/examples/digits.py",),
+    "numpy": ("storage/", "workers/", "pipeline/"),
+}
+"""Every library outside the standard one, and where it may be imported."""
+
+
+def modules():
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module.partition(".")[0]
+
+
+def test_every_library_has_one_home():
+    own = {*sys.stdlib_module_names, "ntkpipe"}
+    for path in modules():
+        name = path.relative_to(ROOT).as_posix()
+        for library in set(imports(path)) - own:
+            assert library in HOMES, f"{name} imports {library}, which has no home"
+            assert any(name.startswith(home) for home in HOMES[library]), f"{library} does not belong in {name}"
+
+
+def test_every_package_is_listed():
+    found = {
+        "ntkpipe" if p.parent.name == "api" else f"ntkpipe.{'.'.join(p.parent.relative_to(ROOT).parts)}"
+        for folder in FOLDERS
+        for p in (ROOT / folder).rglob("__init__.py")
+    }
+    assert found == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_data_files_are_installed():
+    from importlib import resources
+
+    assert (resources.files("ntkpipe.configs") / "presets" / "digits.yaml").is_file()
+    assert (resources.files("ntkpipe.workers.examples") / "digits_cnn.safetensors").is_file()
+
+
+def test_the_layers_are_not_importable_under_bare_names():
+    import ntkpipe.pipeline.run
+
+    assert not {"pipeline", "workers", "storage", "configs"} & set(sys.modules)
+    assert ntkpipe.pipeline.run
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import ntkpipe", {"torch", "ray", "zarr", "numpy", "pydantic"}),
+        ("import ntkpipe.configs.loading", {"torch", "ray", "zarr"}),
+        ("import ntkpipe.pipeline.cli", {"torch", "ray"}),
+        ("from ntkpipe import open_run", {"torch", "ray"}),
+        ("from ntkpipe import kernel_matrix", {"ray"}),
+    ],
+)
+def test_imports_stay_light(statement, absent):
+    program = f"{statement}\nimport sys\nprint(*({absent!r} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+def test_the_public_surface_is_as_documented():
+    import ntkpipe
+
+    assert ntkpipe.__all__ == [
+        "Projection",
+        "Run",
+        "RunConfig",
+        "Samples",
+        "Solution",
+        "__version__",
+        "features",
+        "kernel_matrix",
+        "load_config",
+        "open_run",
+        "plan",
+        "resume",
+        "run",
+        "solve",
+        "verify",
+    ]
+    for name in ntkpipe.__all__:
+        assert getattr(ntkpipe, name)
+    assert ntkpipe.__version__ == PROJECT["project"]["version"]
+    with pytest.raises(AttributeError, match="no attribute 'kernel'"):
+        _ = ntkpipe.kernel
+
+
+def test_the_commands_are_as_documented():
+    from ntkpipe.pipeline.cli import app
+
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert sorted(names) == ["list", "plan", "query", "resume", "run", "schema", "status", "verify"]
+    readme = (ROOT / "README.md").read_text()
+    for name in names:
+        assert f"ntkpipe {name}" in readme, f"README does not show `ntkpipe {name}`"
+
+
+def test_seams_their_configurations_and_their_registries_agree():
+    from typing import get_args
+
+    from ntkpipe.configs.analyses import AnalysisConfig
+    from ntkpipe.configs.kernels import KernelKind
+    from ntkpipe.configs.projection import Projection
+    from ntkpipe.configs.solve import SolveConfig
+    from ntkpipe.workers.analyses.registry import make_analysis
+    from ntkpipe.workers.kernels.definitions import DEFINITIONS
+    from ntkpipe.workers.projections.registry import make_projection
+    from ntkpipe.workers.solvers.registry import make_solver
+
+    assert set(DEFINITIONS) == set(get_args(KernelKind))
+    for kind in ("rademacher", "sjlt", "auto"):
+        assert make_projection(Projection(kind=kind)).fingerprint()
+    for section in get_args(get_args(SolveConfig)[0]):
+        solver = make_solver(section(name="a", kernel="b"))
+        assert solver.method == section.model_fields["kind"].default
+    for section in get_args(get_args(AnalysisConfig)[0]):
+        assert make_analysis(section.model_validate({"kernel": "k"} if "kernel" in section.model_fields else {}))
