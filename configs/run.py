@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from ntkpipe.configs.analyses import AnalysisConfig
+from ntkpipe.configs.analyses import AnalysisConfig, FidelityAnalysis
 from ntkpipe.configs.base import Section, unknown_name
 from ntkpipe.configs.canonical import digest
 from ntkpipe.configs.kernels import NAME_PATTERN, KernelConfig
@@ -53,6 +53,8 @@ class RunConfig(Section):
                 _check_known("kernel", name, kernels)
             if (kernel := getattr(analysis, "kernel", None)) is not None:
                 _check_known("kernel", kernel, kernels)
+            if isinstance(analysis, FidelityAnalysis):
+                _check_comparable(analysis, self.solve)
             if (split := getattr(analysis, "split", None)) is not None:
                 _check_known("split", split, self.data.splits)
                 if (split, train) not in self.data.resolved_pairs:
@@ -76,6 +78,15 @@ class RunConfig(Section):
     def digest(self) -> str:
         """Return the SHA-256 of the semantic fields: equal digests ask for the same numbers."""
         return digest(self.semantic())
+
+
+def _check_comparable(analysis: FidelityAnalysis, solve: tuple[SolveConfig, ...]) -> None:
+    one_hot = [item.name for item in solve if item.targets == "one-hot"]
+    for name in analysis.solutions:
+        if name not in one_hot:
+            raise ValueError(f"analysis {analysis.name!r} compares classes, but solution {name!r} has real targets")
+    if not one_hot:
+        raise ValueError(f"analysis {analysis.name!r} needs a solution with one-hot targets among solve")
 
 
 def _check_known(what: str, name: str, valid: Any) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from typing import final
 
 from ntkpipe.configs.errors import NtkPipeError, StorageError, TaskFailedError, error_of_kind
@@ -112,22 +113,25 @@ class Driver:
             raise final_error
         if attempt >= allowed:
             self._record(task, error, attempt)
+            if error.kind == StorageError.kind:
+                raise StorageError(error.message)
             raise TaskFailedError(
                 f"{task.stage} task {task.id} failed {attempt} times, last with: {error.message} Everything that was "
                 "committed is safe; `ntkpipe resume` goes on from there."
             )
 
     def _record(self, task: Task, error: TaskError, attempt: int) -> None:
-        self._ledger.record_failure(
-            Failure(
-                stage=task.stage,
-                task=task.id,
-                epoch=self._lock.epoch,
-                attempt=attempt,
-                kind=error.kind,
-                message=error.message,
-            )
+        failure = Failure(
+            stage=task.stage,
+            task=task.id,
+            epoch=self._lock.epoch,
+            attempt=attempt,
+            kind=error.kind,
+            message=error.message,
         )
+        # A store that is full or gone must not hide the error that is about to be raised.
+        with suppress(StorageError):
+            self._ledger.record_failure(failure)
 
     def _check_lock(self) -> None:
         if time.monotonic() - self._lock_checked_at > LOCK_CHECK_SECONDS:

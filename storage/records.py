@@ -13,6 +13,11 @@ SCHEMA_VERSION = 1
 """Of the layout and of all documents; a reader refuses versions it does not know."""
 
 
+NUMERICS_VERSION = 1
+"""Raised whenever the same configuration would give other numbers, so that a run is never continued by code that
+disagrees with what it has stored."""
+
+
 class Record(BaseModel):
     """A document of a run."""
 
@@ -151,6 +156,7 @@ class Manifest(Record):
     """What a run is: written once, compared on every resumption."""
 
     schema_version: Literal[1] = 1
+    numerics_version: int = NUMERICS_VERSION
     run_id: str
     name: str
     created_at: float
@@ -181,6 +187,7 @@ class Manifest(Record):
         """Return what must be equal for a run to be continued."""
         return {
             "schema_version": self.schema_version,
+            "numerics_version": self.numerics_version,
             "config": self.semantic,
             "fingerprints": self.fingerprints,
             "geometry": self.geometry.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from commands import COMMAND, TESTS
 from runs import chunk_hashes
 
 import ntkpipe
+from ntkpipe.configs.errors import NotFoundError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -64,7 +65,7 @@ def workers_of(driver):
 def finished(run):
     try:
         return ntkpipe.open_run(run).status().state == "finished"
-    except ntkpipe.configs.errors.NotFoundError:
+    except NotFoundError:
         return False
 
 
@@ -79,8 +80,6 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("victim", ["driver", "worker"])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(victim, uninterrupted, tmp_path):
-    import ntkpipe.configs.errors
-
     run, chance, kills = tmp_path / "run", random.Random(victim), 0
     arguments = ("run", "digits", "--out", run)
     while kills < KILLS:

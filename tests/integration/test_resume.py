@@ -114,6 +114,14 @@ def test_changed_weights_are_refused(uninterrupted, monkeypatch):
         ntkpipe.resume(uninterrupted)
 
 
+def test_code_that_computes_other_numbers_is_refused(tmp_path):
+    run = ntkpipe.run(golden.config(), tmp_path / "run")
+    path = tmp_path / "run/run.json"
+    path.write_text(path.read_text().replace('"numerics_version": 1', '"numerics_version": 0'))
+    with pytest.raises(RunMismatchError, match="numerics_version: stored 0, now 1"):
+        ntkpipe.resume(run.url)
+
+
 def test_a_second_run_at_the_same_place_is_refused(uninterrupted):
     with pytest.raises(ConfigError, match="holds a run already"):
         ntkpipe.run(golden.config(), uninterrupted)

@@ -41,6 +41,12 @@ def test_names_must_be_unique_and_known():
     refused("unknown solution", analyses=[{"kind": "fidelity", "solutions": ["kr"]}])
 
 
+def test_an_analysis_of_classes_needs_a_solution_with_classes():
+    values = {"kind": "cholesky", "name": "a", "kernel": "trntk", "targets": "values"}
+    refused("needs a solution with one-hot targets", analyses=[{"kind": "fidelity"}], solve=[values])
+    refused("solution 'a' has real targets", analyses=[{"kind": "fidelity", "solutions": ["a"]}], solve=[values])
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b", "-x", "a--b"])
 def test_names_that_are_not_safe_in_a_path_are_refused(name):
     refused("name", name=name)

@@ -18,6 +18,7 @@ def routes_of(name):
     return routes(model, *shape)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 def test_linear_and_convolution_are_captured():
     assert set(routes_of("mlp").values()) == {"captured"}
     assert set(routes_of("conv with stride and padding").values()) == {"captured"}

@@ -57,10 +57,9 @@ class Fidelity(AbstractAnalysis):
         accuracy = float((outputs_NC.argmax(1) == classes).mean())
         inside = _inside(class_probabilities(outputs_NC, classes))
         # The network agrees with itself by definition; its row is what solutions are compared with.
-        rows: list[dict[str, Scalar]] = [
-            {"model": NETWORK, "accuracy": accuracy, "tad": 0.0, "agreement": 1.0, "tau_margin": 1.0, "tau": 1.0}
-            | {"tau_samples": int(inside.sum())}
-        ]
+        own: dict[str, Scalar] = {"model": NETWORK, "accuracy": accuracy, "tad": 0.0, "agreement": 1.0}
+        own |= {"tau_margin": 1.0, "tau": 1.0, "tau_samples": int(inside.sum())}
+        rows = [own]
         rows += [_compare(keys[name], outputs_NC, found, classes, accuracy) for name, found in predictions.items()]
         summary: dict[str, Scalar | list[Scalar] | dict[str, Scalar]] = {"split": split, "samples": len(classes)}
         if left_out:

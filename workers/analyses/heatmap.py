@@ -82,7 +82,8 @@ def _mark_classes(axis: "Axes", classes: Array) -> None:
         for start in starts[1:]:
             axis.axhline(start - 0.5, color="white", linewidth=0.5)
             axis.axvline(start - 0.5, color="white", linewidth=0.5)
-    ticks, labels = [], []
+    ticks: list[float] = []
+    labels: list[str] = []
     for number, middle in zip(numbers, starts + (counts - 1) / 2, strict=True):
         if not ticks or middle - ticks[-1] >= len(classes) / MOST_LABELS:
             ticks.append(float(middle))

@@ -17,9 +17,9 @@ DASHES = ("solid", "dashed", "dotted", "dashdot")
 
 
 def new_figure(
-    width_inches: float, height_inches: float, layout: Literal["constrained", "none"] = "constrained"
+    width_inches: float, height_inches: float, layout: Literal["constrained"] | None = "constrained"
 ) -> "Figure":
-    """Return an empty figure.
+    """Return an empty figure; without a layout, everything stays where it is put.
 
     Raises:
         ConfigError: matplotlib is not installed.

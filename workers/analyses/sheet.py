@@ -32,7 +32,7 @@ def draw_sheet(rows: list[list[Cell]], title: str) -> bytes:
     across, down = PITCH_INCHES
     width = max(across * max(len(row) for row in rows) + GAP_INCHES, 4.6) + 2 * MARGIN_INCHES
     height = down * len(rows) + TOP_INCHES + MARGIN_INCHES
-    figure = new_figure(width, height, layout="none")
+    figure = new_figure(width, height, layout=None)
     # Coordinates in inches from the upper left corner.
     axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     for row_index, row in enumerate(rows):

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.operators.checks import check_finite, symmetrised
 
 
 class TileReader(Protocol):
@@ -28,13 +29,17 @@ class TileReader(Protocol):
 
 @final
 class BlockedOperator(AbstractOperator):
-    """Reads each tile once per product and uses it for both of its places; memory is O(tile + N T)."""
+    """Reads each tile once per product and uses it for both of its places; memory is O(tile + N T).
+
+    Every tile is checked when it is read: a NumericalError names the first entry that is NaN or infinite, or the worst
+    difference between the two triangles of a tile on the diagonal, which are otherwise averaged.
+    """
 
     def __init__(self, tiles: TileReader) -> None:
         self._tiles = tiles
         self.size = tiles.size
         self.dtype = torch.float64 if tiles.dtype == np.float64 else torch.float32
-        self.block_rows = tiles.block_rows
+        self.block_rows = min(tiles.block_rows, tiles.size)
 
     def matmat(self, vectors_NT: torch.Tensor) -> torch.Tensor:
         """Add up tile products in storage order, which fixes every bit of the result."""
@@ -76,5 +81,7 @@ class BlockedOperator(AbstractOperator):
 
     def _tile(self, row: int, column: int, dtype: torch.dtype) -> torch.Tensor:
         values = np.ascontiguousarray(self._tiles.tile(row, column))
-        # A tile may be shared with a cache; tensors made from it are only read.
-        return torch.from_numpy(values if values.flags.writeable else values.copy()).to(dtype)
+        # torch warns of memory it may not write to, such as a mapped file or a read-only cache.
+        tile = torch.from_numpy(values if values.flags.writeable else values.copy()).to(self.dtype)
+        check_finite("the kernel matrix", tile, row=self._range(row).start, column=self._range(column).start)
+        return (symmetrised(tile, start=self._range(row).start) if row == column else tile).to(dtype)

@@ -4,45 +4,35 @@ from typing import final
 
 import torch
 
-from ntkpipe.configs.errors import ConfigError, NumericalError
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.operators.base import AbstractOperator
-
-SYMMETRY_TOLERANCE = 1e-5
-"""Largest |K_ij - K_ji| allowed, as a share of the largest diagonal entry."""
+from ntkpipe.workers.operators.checks import check_finite, symmetrised
 
 BLOCK_ROWS = 1024
 
 
 @final
 class DenseOperator(AbstractOperator):
-    """An (N, N) tensor, checked and symmetrised.
+    """An (N, N) tensor, checked and symmetrised. An exactly symmetric tensor is kept without a copy.
 
     Raises:
-        ConfigError: It is not square.
+        ConfigError: It is not square, or empty.
         NumericalError: It holds NaN or infinity, or is not symmetric; says where.
     """
 
-    def __init__(self, matrix_NN: torch.Tensor) -> None:
-        if matrix_NN.dim() != 2 or matrix_NN.shape[0] != matrix_NN.shape[1]:
+    def __init__(self, matrix_NN: torch.Tensor, *, block_rows: int = BLOCK_ROWS) -> None:
+        if matrix_NN.dim() != 2 or matrix_NN.shape[0] != matrix_NN.shape[1] or not len(matrix_NN):
             raise ConfigError(f"expected a square kernel matrix, found shape {tuple(matrix_NN.shape)}.")
         check_finite("the kernel matrix", matrix_NN)
-        asymmetry = (matrix_NN - matrix_NN.T).abs()
-        worst = int(asymmetry.argmax())
-        allowed = SYMMETRY_TOLERANCE * float(matrix_NN.diagonal().abs().max())
-        if float(asymmetry.flatten()[worst]) > allowed:
-            row, column = divmod(worst, len(matrix_NN))
-            raise NumericalError(
-                f"the kernel matrix is not symmetric: K[{row}, {column}] = {float(matrix_NN[row, column]):g} but "
-                f"K[{column}, {row}] = {float(matrix_NN[column, row]):g}. Pass (K + K.T) / 2 if the difference is noise."
-            )
-        self._matrix_NN = (matrix_NN + matrix_NN.T) / 2
+        self._matrix_NN = symmetrised(matrix_NN)
         self.size = len(matrix_NN)
         self.dtype = matrix_NN.dtype
-        self.block_rows = min(BLOCK_ROWS, self.size)
+        self.block_rows = min(block_rows, self.size)
 
     def matmat(self, vectors_NT: torch.Tensor) -> torch.Tensor:
         """Multiply in the precision of the vectors, some rows at a time."""
-        blocks = self._matrix_NN.split(self.block_rows)
+        starts = range(0, self.size, self.block_rows)
+        blocks = (self._matrix_NN[start : start + self.block_rows] for start in starts)
         return torch.cat([block.to(vectors_NT.dtype) @ vectors_NT for block in blocks])
 
     def diagonal(self) -> torch.Tensor:
@@ -52,18 +42,3 @@ class DenseOperator(AbstractOperator):
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows; not a copy."""
         return self._matrix_NN[start:stop]
-
-
-def check_finite(what: str, values_NT: torch.Tensor) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        NumericalError: Names the first bad row and column.
-    """
-    bad = (~torch.isfinite(values_NT)).nonzero()
-    if len(bad):
-        row, column = (int(index) for index in bad[0])
-        raise NumericalError(
-            f"{what} is NaN or infinite at row {row}, column {column}, and in {len(bad)} entries altogether. "
-            "Find the sample that causes it and remove or repair it."
-        )

@@ -6,7 +6,8 @@ import torch
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.operators.base import AbstractOperator
-from ntkpipe.workers.operators.dense import BLOCK_ROWS, check_finite
+from ntkpipe.workers.operators.checks import check_finite
+from ntkpipe.workers.operators.dense import BLOCK_ROWS
 
 
 @final
@@ -14,12 +15,12 @@ class FeatureOperator(AbstractOperator):
     """The Gram matrix Phi Phi^T of (N, K) features in float64, which products never form.
 
     Raises:
-        ConfigError: The features are not a matrix.
+        ConfigError: The features are not a matrix, or empty.
         NumericalError: They hold NaN or infinity; says where.
     """
 
     def __init__(self, features_NK: torch.Tensor) -> None:
-        if features_NK.dim() != 2:
+        if features_NK.dim() != 2 or not features_NK.numel():
             raise ConfigError(f"expected features of shape (N, K), found {tuple(features_NK.shape)}.")
         check_finite("the feature matrix", features_NK)
         self._features_NK = features_NK.double()

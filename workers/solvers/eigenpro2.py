@@ -2,26 +2,38 @@
 
 Ma, Belkin: "Kernel machines that adapt to GPUs for effective large batch training" (MLSys 2019). The leading
 eigendirections of the kernel, estimated on a subsample, are flattened, which raises the batch size up to which larger
-batches converge faster. A ridge needs no other algorithm: K + ridge I is the matrix of the kernel with a nugget, whose
-largest diagonal entry and eigenvalues are those of K plus the ridge.
+batches converge faster. A ridge needs no other algorithm: K + ridge I is the matrix of the kernel with a nugget, so
+that diagonal entries grow by the ridge and eigenvalues of K / N by ridge / N.
+
+One thing differs from the published algorithm: step and batch size do not come from bounds for random batches, but
+from the largest eigenvalue and the diagonal of the preconditioned matrices of the batches themselves. Stored rows are
+often sorted by class, and for a batch of similar rows the bounds do not hold.
 """
 
 import math
 from dataclasses import dataclass, replace
 from typing import final
 
+import numpy as np
 import torch
 
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.solvers.base import AbstractSolver, SolverState
-from ntkpipe.workers.solvers.certificate import relative_residuals
+from ntkpipe.workers.solvers.certificate import relative_norms, relative_residuals
+from ntkpipe.workers.solvers.preconditioner import Preconditioner, damping
 from ntkpipe.workers.solvers.solution import Status
-
-FLATTENING = 0.95
-"""Exponent a of the eigenvalue map lambda_1 (lambda / lambda_1)^(1 - a): below 1 because the eigenpairs are estimates."""
 
 FLOAT32_TOLERANCE = 1e-5
 """Tighter tolerances than this are out of reach of float32 products."""
+
+INDEFINITE = 1e-6
+"""An eigenvalue below minus this share of the largest one is no rounding error."""
+
+RELAXATION = 1.5
+"""Step times largest eigenvalue of the batch; from 2 an update could grow the error."""
+
+FIRST_BATCH_ROWS = 64
+"""Until the critical batch size has been measured."""
 
 DIVERGENCE = 10.0
 """An epoch whose residual exceeds the best one this many times is undone, and the step is halved."""
@@ -31,28 +43,31 @@ MIN_STEP_SCALE = 2.0**-10
 
 @dataclass(frozen=True, slots=True)
 class EigenProState(SolverState):
-    """Coefficients, preconditioner and step size."""
+    """Coefficients, preconditioner, batch size and step size."""
 
     subsample_S: torch.Tensor
-    """Positions of the Nystrom points."""
+    """Positions of the Nystrom points, ascending."""
     directions_SQ: torch.Tensor
-    """Leading eigenvectors of K_s / s, divided by sqrt(s)."""
     damping_Q: torch.Tensor
-    """(1 - (lambda_q / lambda_i)^a) / lambda_i."""
-    top_eigenvalue: float
-    """Largest eigenvalue of the preconditioned (K + ridge I) / N."""
-    bound: float
-    """Largest diagonal entry of K + ridge I."""
+    """The preconditioner's, float64."""
+    batch_rows: int
+    """The critical batch size as last measured, at most a block of rows."""
     step_scale: float
+    """Halved whenever an epoch is undone."""
     best_NT: torch.Tensor
+    """Coefficients after the epoch with the smallest residual."""
     best_residual: float
+    """That residual as met on the way, worst target; 1.0 for the zero start."""
 
 
 @final
 class EigenProSolver(AbstractSolver[EigenProState]):
     """One step is one epoch: every row once, in whole blocks of rows in random order.
 
-    O(N^2 T) FLOPs per epoch, memory O(N T + s q + block of rows). Deterministic given the seed.
+    O(N^2 T + N s q) FLOPs per epoch, memory O(N T + s^2 + block of rows). Deterministic given the seed. Products are
+    float32 where the operator is and the tolerance allows it, else float64. ``diverged`` means that no step was short
+    enough or nothing better than zero was found; ``indefinite`` that the subsample proves K + ridge I to have a
+    negative eigenvalue, or K + ridge I to be zero, and the answer is zero.
     """
 
     method = "eigenpro2"
@@ -68,31 +83,35 @@ class EigenProSolver(AbstractSolver[EigenProState]):
 
     def init(self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float) -> EigenProState:
         """Draw the Nystrom points and take the eigenpairs of their kernel matrix: one pass, O(s^3)."""
-        size = operator.size
-        num_points = min(self._subsample, size)
-        generator = torch.Generator().manual_seed(self._seed)
-        subsample_S = torch.randperm(size, generator=generator)[:num_points].sort().values
-        eigenvalues, vectors = torch.linalg.eigh(_submatrix(operator, subsample_S) / num_points)
-        eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
-        largest = max(float(eigenvalues[0]), torch.finfo(torch.float64).tiny)
-        num_positive = int((eigenvalues > largest * torch.finfo(operator.dtype).eps).sum())
-        num_top = max(0, min(self._top, num_points - 1, num_positive - 1))
-        leading_Q, level = eigenvalues[:num_top], float(eigenvalues[num_top])
-        damping_Q = (1 - (level / leading_Q) ** FLATTENING) / leading_Q
-        top_eigenvalue = largest * (max(level, 0.0) / largest) ** FLATTENING if num_top else largest
+        chosen = self._random(0).permutation(operator.size)[: self._subsample]
+        subsample_S = torch.from_numpy(np.sort(chosen))
+        eigenvalues_S, vectors_SS = (part.flip(-1) for part in torch.linalg.eigh(_submatrix(operator, subsample_S)))
+        bound = float(operator.diagonal().double().max()) + ridge
+        # By interlacing, K + ridge I has an eigenvalue at least as negative as the subsample's.
+        least, largest = float(eigenvalues_S[-1]) + ridge, float(eigenvalues_S[0]) + ridge
+        indefinite = bound <= 0 or least < -INDEFINITE * largest
+        damping_Q = (
+            eigenvalues_S[:0]
+            if indefinite
+            else damping(
+                eigenvalues_S,
+                top=self._top,
+                ridge=ridge,
+                size=operator.size,
+                bound=bound,
+                batch_rows=operator.block_rows,
+            )
+        )
         return EigenProState(
             alpha_NT=torch.zeros_like(rhs_NT),
-            status=None,
+            status="indefinite" if indefinite else None,
             steps=0,
             passes=1.0,
             jitter=0.0,
             subsample_S=subsample_S,
-            directions_SQ=vectors[:, :num_top] / math.sqrt(num_points),
+            directions_SQ=vectors_SS[:, : len(damping_Q)].contiguous(),
             damping_Q=damping_Q,
-            top_eigenvalue=top_eigenvalue + ridge / size,
-            # The largest diagonal entry bounds the preconditioned kernel's for any kernel; one minus the leverage, which
-            # some implementations use, does so for unit diagonals only.
-            bound=float(operator.diagonal().double().max()) + ridge,
+            batch_rows=min(FIRST_BATCH_ROWS, operator.block_rows),
             step_scale=1.0,
             best_NT=torch.zeros_like(rhs_NT),
             best_residual=1.0,
@@ -101,61 +120,114 @@ class EigenProSolver(AbstractSolver[EigenProState]):
     def step(
         self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: EigenProState
     ) -> EigenProState:
-        """Run an epoch; check the true residual when the one seen on the way is small, and after the last epoch."""
-        alpha_NT, seen_T = self._epoch(operator, rhs_NT, ridge, state)
-        seen = float(seen_T.max())
-        epochs, passes = state.steps + 1, state.passes + 1
-        if not math.isfinite(seen) or seen > DIVERGENCE * max(state.best_residual, self._tolerance):
-            scale = state.step_scale / 2
-            failed: Status | None = (
-                "diverged" if scale < MIN_STEP_SCALE else "budget" if epochs >= self._epochs else None
-            )
-            return replace(state, alpha_NT=state.best_NT, steps=epochs, passes=passes, step_scale=scale, status=failed)
-        state = replace(state, alpha_NT=alpha_NT, steps=epochs, passes=passes)
-        if seen <= state.best_residual:
-            state = replace(state, best_NT=alpha_NT, best_residual=seen)
-        if seen <= self._tolerance or epochs >= self._epochs:
-            true = float(relative_residuals(operator, ridge, alpha_NT, rhs_NT).max())
-            done: Status | None = (
-                "converged" if true <= self._tolerance else "budget" if epochs >= self._epochs else None
-            )
-            state = replace(state, passes=passes + 1, status=done)
-        return state
+        """Run an epoch; recompute the true residual when it is expected to be small, and after the last epoch."""
+        allowed = DIVERGENCE * max(state.best_residual, self._tolerance)
+        best = state.best_residual
+        state, seen = self._epoch(operator, rhs_NT, ridge, state, allowed)
+        # The residuals met on the way are older than the result; what the epoch gained is expected to repeat itself.
+        expected = seen * min(1.0, seen / best) if best else seen
+        if not seen <= allowed:
+            state, expected = replace(state, alpha_NT=state.best_NT, step_scale=state.step_scale / 2), math.inf
+        elif seen <= best:
+            state = replace(state, best_NT=state.alpha_NT, best_residual=seen)
+        last = state.steps >= self._epochs or state.step_scale < MIN_STEP_SCALE
+        if expected > self._tolerance and not last:
+            return state
+        true = float(relative_residuals(operator, ridge, state.alpha_NT, rhs_NT).max())
+        state = replace(state, passes=state.passes + 1)
+        if true <= self._tolerance:
+            return replace(state, status="converged")
+        return self._give_up(operator, rhs_NT, ridge, state, true) if last else state
+
+    def _give_up(
+        self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: EigenProState, true: float
+    ) -> EigenProState:
+        """Return the better one of the last and the best coefficients; zero if neither is better than zero."""
+        best = float(relative_residuals(operator, ridge, state.best_NT, rhs_NT).max())
+        alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
+        status: Status = "diverged" if state.step_scale < MIN_STEP_SCALE else "budget"
+        if not true < 1:
+            alpha_NT, status = torch.zeros_like(rhs_NT), "diverged"
+        return replace(state, alpha_NT=alpha_NT, passes=state.passes + 1, status=status)
 
     def _epoch(
-        self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: EigenProState
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return new coefficients and the relative residuals met on the way, (T,)."""
+        self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: EigenProState, allowed: float
+    ) -> tuple[EigenProState, float]:
+        """Return the state after an epoch and the worst relative residual met on the way.
+
+        An epoch ends early once that residual exceeds what is allowed.
+        """
         single = operator.dtype == torch.float32 and self._tolerance >= FLOAT32_TOLERANCE
         dtype = torch.float32 if single else torch.float64
-        alpha_NT, rhs = state.alpha_NT.to(dtype), rhs_NT.to(dtype)
-        directions, damping = state.directions_SQ.to(dtype), state.damping_Q.to(dtype).unsqueeze(1)
-        size, block = operator.size, operator.block_rows
-        critical = max(1, int(state.bound / state.top_eigenvalue) + 1)
-        squares_T = torch.zeros(rhs.shape[1], dtype=torch.float64)
-        generator = torch.Generator().manual_seed(self._seed + 1 + state.steps)
-        for index in torch.randperm(-(-size // block), generator=generator).tolist():
+        preconditioner = Preconditioner(
+            state.subsample_S, state.directions_SQ.to(dtype), state.damping_Q.to(dtype).unsqueeze(1), ridge
+        )
+        alpha_NT, rhs = state.alpha_NT.to(dtype, copy=True), rhs_NT.to(dtype)
+        random, size, block = self._random(1 + state.steps), operator.size, operator.block_rows
+        squares_T, batch_rows, num_read, seen = rhs_NT.new_zeros(rhs_NT.shape[1]), state.batch_rows, 0, 0.0
+        for index in random.permutation(-(-size // block)).tolist():
             start, stop = index * block, min((index + 1) * block, size)
-            rows = operator.rows(start, stop).to(dtype)
-            order = torch.randperm(stop - start, generator=generator)
-            for batch in order.split(critical):
-                at = start + batch
-                rows_MN = rows[batch]
-                gradient_MT = rows_MN @ alpha_NT + ridge * alpha_NT[at] - rhs[at]
-                squares_T += gradient_MT.double().square().sum(dim=0)
-                rate = state.step_scale * _step_size(len(batch), state.bound, state.top_eigenvalue)
-                alpha_NT[at] -= rate * gradient_MT
-                projected_QT = directions.T @ (rows_MN[:, state.subsample_S].T @ gradient_MT)
-                alpha_NT[state.subsample_S] += rate * (directions @ (damping * projected_QT))
-        norms_T = rhs_NT.norm(dim=0)
-        return alpha_NT.double(), squares_T.sqrt() / torch.where(norms_T > 0, norms_T, 1.0)
+            block_MN = operator.rows(start, stop).to(dtype)
+            found_T, batch_rows = _descend(
+                preconditioner, alpha_NT, rhs, block_MN, start, batch_rows, state.step_scale, random
+            )
+            squares_T += found_T
+            num_read += stop - start
+            seen = float(relative_norms(squares_T.sqrt().unsqueeze(0), rhs_NT).max())
+            if not seen <= allowed:
+                break
+        passes = state.passes + num_read / size
+        steps = state.steps + 1
+        return replace(state, alpha_NT=alpha_NT.double(), steps=steps, passes=passes, batch_rows=batch_rows), seen
+
+    def _random(self, stream: int) -> np.random.Generator:
+        """Return the random numbers of the subsample (0) or of an epoch (1, 2, ...), whatever was drawn before."""
+        return np.random.default_rng([self._seed, stream])
 
 
-def _step_size(num_rows: int, bound: float, top_eigenvalue: float) -> float:
-    """Return the step per sample for a batch: constant up to the critical batch size, then falling as 1/m."""
-    if num_rows < bound / top_eigenvalue + 1:
-        return 1 / bound
-    return 0.99 * 2 / (bound + (num_rows - 1) * top_eigenvalue)
+def _descend(
+    preconditioner: Preconditioner,
+    alpha_NT: torch.Tensor,
+    rhs_NT: torch.Tensor,
+    block_MN: torch.Tensor,
+    start: int,
+    batch_rows: int,
+    step_scale: float,
+    random: np.random.Generator,
+) -> tuple[torch.Tensor, int]:
+    """Update the coefficients in place by the rows of a block, in batches in random order.
+
+    Returns:
+        Squared residuals of the rows as they were met, (T,) float64, and the critical batch size they suggest.
+    """
+    ridge, subsample_S = preconditioner.ridge, preconditioner.subsample_S
+    order_M = torch.from_numpy(random.permutation(len(block_MN)))
+    squares_T = torch.zeros(rhs_NT.shape[1], dtype=torch.float64)
+    tops = widths = 0.0
+    for batch_B in order_M.chunk(-(-len(block_MN) // batch_rows)):
+        at_B, rows_BN = start + batch_B, block_MN[batch_B]
+        gradient_BT = rows_BN @ alpha_NT + ridge * alpha_NT[at_B] - rhs_NT[at_B]
+        squares_T += gradient_BT.double().square().sum(dim=0)
+        features_BQ = preconditioner.features(rows_BN)
+        vector_B1 = torch.from_numpy(random.standard_normal((len(batch_B), 1))).to(alpha_NT.dtype)
+        top, width = preconditioner.scale(rows_BN[:, at_B], features_BQ, vector_B1)
+        tops, widths = tops + top, widths + width
+        if top > 0:
+            rate = step_scale * RELAXATION / top
+            alpha_NT[at_B] -= rate * gradient_BT
+            alpha_NT[subsample_S] += rate * preconditioner.correction(features_BQ, gradient_BT)
+    return squares_T, _critical_batch(batch_rows, tops, widths, len(block_MN))
+
+
+def _critical_batch(batch_rows: int, tops: float, widths: float, largest: int) -> int:
+    """Return the m at which the top eigenvalue, width + (m - 1) slope, is twice the width that it has for m = 1.
+
+    Smaller batches make no more progress per row, larger ones make less.
+    """
+    if not (tops > 0 and widths > 0):
+        return batch_rows
+    growth = (tops / widths - 1) / max(batch_rows - 1, 1)
+    return min(largest, int(1 / growth) + 1) if growth * largest > 1 else largest
 
 
 def _submatrix(operator: AbstractOperator, positions_S: torch.Tensor) -> torch.Tensor:
