@@ -187,6 +187,12 @@ class Run:
         self._ledger.require(ANALYZE_STAGE, name)
         return self._store.read(layout.analysis(name, file))
 
+    def analysis_files(self, name: str) -> list[str]:
+        """Return the keys of everything an analysis left, relative to the run."""
+        self._check_name("analysis", name, [item.name for item in self.config.analyses])
+        self._ledger.require(ANALYZE_STAGE, name)
+        return [record.key for record in self._ledger.receipt(ANALYZE_STAGE, name).objects]
+
     def positions(self, index: Index, split: str) -> Positions:
         """Turn any index into positions in a split.
 

@@ -7,7 +7,6 @@ from rich.table import Table
 
 from ntkpipe.configs.analyses import FidelityAnalysis
 from ntkpipe.pipeline.query import Run
-from ntkpipe.storage import layout
 
 
 def print_summary(console: Console, run: Run, seconds: float) -> None:
@@ -18,11 +17,12 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
     for analysis in run.config.analyses:
         if isinstance(analysis, FidelityAnalysis):
             _print_fidelity(console, run, analysis)
-    pictures = [analysis.name for analysis in run.config.analyses]
+    files = [file for analysis in run.config.analyses for file in run.analysis_files(analysis.name)]
+    pictures = [file for file in files if file.endswith(".png")]
     if pictures:
-        _say(console, "Pictures:")
-        for name in pictures:
-            _say(console, f"  {run.url}/{layout.analysis(name, 'picture.png')}")
+        _say(console, "Pictures, each with its numbers beside it:")
+        for file in pictures:
+            _say(console, f"  {run.url}/{file}")
     kernel, train = run.manifest.geometry.kernels[0].name, run.train_split
     rows, _ = run.manifest.geometry.pairs[-1]
     sample = run.ids(rows)[0]
@@ -36,13 +36,16 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
 
 def _print_solutions(console: Console, run: Run) -> None:
     table = Table("solution", "kernel", "method", "status", "largest residual", "ridge", "jitter")
-    for name in run.manifest.geometry.solutions:
-        record = run.solution_record(name)
+    records = [run.solution_record(name) for name in run.manifest.geometry.solutions]
+    for record in records:
         residual = f"{max(record.residuals):.1e}"
         table.add_row(
-            name, record.kernel, record.method, record.status, residual, f"{record.ridge:.3g}", f"{record.jitter:.3g}"
+            record.name, record.kernel, record.method, record.status, residual, f"{record.ridge:.3g}", f"{record.jitter:.3g}"
         )
     console.print(table)
+    for record in records:
+        if record.status != "converged":
+            _say(console, f"Note: solution {record.name} is {record.status}, not converged; see its largest residual.")
 
 
 def _print_fidelity(console: Console, run: Run, analysis: FidelityAnalysis) -> None:
