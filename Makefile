@@ -7,7 +7,7 @@ EDITABLE ?= --editable
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-all check check-installed format clean
+.PHONY: help demo mnist test test-slow check check-installed format clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -34,8 +34,8 @@ mnist: $(STAMP) ## The same on MNIST: 60,000 images, about 30 GB of disk.
 test: $(STAMP) ## Run the fast tests.
 	$(BIN)/pytest
 
-test-all: $(STAMP) ## Run all tests, slow ones with real faults included.
-	$(BIN)/pytest -m "slow or not slow"
+test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every cut of the golden network.
+	$(BIN)/pytest -m slow
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed

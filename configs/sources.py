@@ -4,27 +4,41 @@ Code a configuration names is code the user trusts. Weights and data are not tru
 or with ``weights_only``, arrays without pickle.
 """
 
-from typing import Annotated, Any, Literal
+import os
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ntkpipe.configs.base import Section, unknown_name
 from ntkpipe.configs.kernels import NAME_PATTERN
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else os.path.abspath(location)
+
+
+Location = Annotated[str, AfterValidator(_absolute)]
+"""A path, a URL, or ``package://package.module/file``. A relative path is taken from the folder in which the
+configuration is read, and kept absolute, so that a run can be resumed from anywhere."""
 
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """``package.module:callable``."""
 
 
 class PythonModel(Section):
-    """A model built by a callable, with weights from a file."""
+    """A model built by a callable, with weights from a file.
+
+    Where the weights are may change between a run and its resumption; what they are may not.
+    """
+
+    runtime_fields: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     kind: Literal["python"] = "python"
     target: ImportPath
     """``package.module:callable``; called with ``options``, returns an ``nn.Module``."""
     options: dict[str, Any] = Field(default_factory=dict)
-    weights: str | None = None
-    """A safetensors file or a state dict, as a path, a URL or ``package://package.module/file``; None keeps what the
-    callable built."""
+    weights: Location | None = None
+    """A safetensors file or a state dict; None keeps what the callable built."""
     dtype: Literal["float32", "float64"] = "float32"
     """In which precision Jacobians and kernels are computed."""
     mode: Literal["eval", "as-built"] = "eval"
@@ -41,15 +55,20 @@ class PythonData(Section):
 
 
 class ArrayData(Section):
-    """Samples from NumPy files: ``.npy`` holding inputs, or ``.npz`` with ``inputs`` and maybe ``labels``, ``ids``."""
+    """Samples from NumPy files: ``.npy`` holding inputs, or ``.npz`` with ``inputs`` and maybe ``labels``, ``ids``.
+
+    Where the files are may change between a run and its resumption; what they hold may not.
+    """
+
+    runtime_fields: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "ids"})
 
     kind: Literal["arrays"] = "arrays"
-    inputs: str
-    """Path of an ``.npy`` file with shape (N, ...), or of an ``.npz`` file."""
-    labels: str | None = None
-    """Path of an ``.npy`` file: integer classes (N,) or real targets (N, T)."""
-    ids: str | None = None
-    """Path of a text file with one sample id per line; positions are used when there is none."""
+    inputs: Location
+    """An ``.npy`` file with shape (N, ...), or an ``.npz`` file."""
+    labels: Location | None = None
+    """An ``.npy`` file: integer classes (N,) or real targets (N, T)."""
+    ids: Location | None = None
+    """A text file with one sample id per line; positions are used when there is none."""
 
 
 SplitData = Annotated[PythonData | ArrayData, Field(discriminator="kind")]

@@ -9,10 +9,11 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, final
 
-from ntkpipe.configs.errors import RunLockedError
+from ntkpipe.configs.errors import RunLockedError, StorageError
 from ntkpipe.storage import layout
 from ntkpipe.storage.records import Record
 from ntkpipe.storage.stores import AbstractStore
@@ -71,7 +72,9 @@ class EpochLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self._store.put(layout.heartbeat(self.epoch), self._claim(released=True).encode())
+        # Without this the next driver finds a dead process or waits for the lease; a full disk must not hide its error.
+        with suppress(StorageError):
+            self._store.put(layout.heartbeat(self.epoch), self._claim(released=True).encode())
 
     def check(self) -> None:
         """Refuse to go on when a later epoch exists.
@@ -100,7 +103,9 @@ class EpochLock:
 
     def _renew(self) -> None:
         while not self._stop.wait(self._lease_seconds / HEARTBEATS_PER_LEASE):
-            self._store.put(layout.heartbeat(self.epoch), self._claim().encode())
+            # A missed beat is made up by the next one; after a whole lease of them another driver may take over.
+            with suppress(StorageError):
+                self._store.put(layout.heartbeat(self.epoch), self._claim().encode())
 
     def _refuse_if_alive(self, epoch: int) -> None:
         claim = read_claim(self._store, epoch)

@@ -40,12 +40,18 @@ def _print_solutions(console: Console, run: Run) -> None:
     for record in records:
         residual = f"{max(record.residuals):.1e}"
         table.add_row(
-            record.name, record.kernel, record.method, record.status, residual, f"{record.ridge:.3g}", f"{record.jitter:.3g}"
+            record.name,
+            record.kernel,
+            record.method,
+            record.status,
+            residual,
+            f"{record.ridge:.3g}",
+            f"{record.jitter:.3g}",
         )
     console.print(table)
     for record in records:
         if record.status != "converged":
-            _say(console, f"Note: solution {record.name} is {record.status}, not converged; see its largest residual.")
+            _say(console, f"Note: {record.name} stopped without converging (status: {record.status}).")
 
 
 def _print_fidelity(console: Console, run: Run, analysis: FidelityAnalysis) -> None:

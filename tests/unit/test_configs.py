@@ -107,6 +107,18 @@ def test_the_digest_covers_what_determines_the_numbers_and_nothing_else():
         assert load_config(golden.config(), [override]).digest() != base.digest()
 
 
+def test_where_files_are_is_not_part_of_the_identity(tmp_path, monkeypatch):
+    def config(folder):
+        data = {"splits": {"train": {"kind": "arrays", "inputs": f"{folder}x.npz"}}}
+        model = {"target": "golden:build_model", "weights": f"{folder}w.safetensors"}
+        return load_config(golden.config(data=data, model=model))
+
+    monkeypatch.chdir(tmp_path)
+    assert config("").model.weights == str(tmp_path / "w.safetensors")
+    assert config("s3://bucket/").data.splits["train"].inputs == "s3://bucket/x.npz"
+    assert config("").digest() == config("s3://bucket/").digest()
+
+
 def test_a_configuration_survives_its_document():
     config = load_config(golden.config())
     assert RunConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.document()))) == config
