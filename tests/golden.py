@@ -112,3 +112,7 @@ class Overflowing(nn.Module):
 
 def build_overflowing_model() -> nn.Module:
     return Overflowing()
+
+
+def build_nothing() -> nn.Module:
+    return nn.Linear(2, 1 // 0)

@@ -111,6 +111,23 @@ class Head(nn.Module):
         return self.linear(x)
 
 
+class Keywords(nn.Module):
+    """Layers that are called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(input=torch.sigmoid(self.body(input=x)))
+
+
+def weight_normed() -> nn.Module:
+    """Return a layer whose weight is computed from other parameters."""
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 2))
+
+
 def convolutions(**options: object) -> nn.Module:
     """Return two convolutions around an in-place activation."""
     return nn.Sequential(
@@ -148,6 +165,8 @@ MODELS: dict[str, tuple[object, tuple[int, ...]]] = {
     "positions": (Tokens, (5, 3)),
     "leading dimension that is not the batch": (TimeFirst, (4, 3)),
     "positions folded into the batch": (Folded, (4, 3)),
+    "keyword arguments": (Keywords, (4,)),
+    "weight normalisation": (weight_normed, (4,)),
     "custom autograd function": (Custom, (3,)),
 }
 

@@ -118,6 +118,7 @@ def test_a_wrong_sample_id_is_answered_with_the_range_of_ids(tmp_path):
     ("model", "words"),
     [
         ("nowhere:build_model", "module 'nowhere' cannot be imported"),
+        ("golden:build_nothing", r"golden:build_nothing raised ZeroDivisionError: .* \(.*golden.py, line \d+\)"),
         ("golden:missing", "has no callable 'missing'"),
         ("golden:load", "returned a Samples; expected a torch.nn.Module"),
     ],

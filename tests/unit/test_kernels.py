@@ -38,6 +38,7 @@ def oracle():
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", models.MODELS)
@@ -146,6 +147,26 @@ def test_large_and_small_gradients_survive(factor, oracle):
     plain = ntkpipe.kernel_matrix(model, x, kernel="trntk0").double()
     scaled = ntkpipe.kernel_matrix(nn.Sequential(model, Scale(factor)), x, kernel="trntk0").double()
     assert relative_error(scaled / factor**2, plain) < 1e-5
+
+
+def test_a_model_in_half_precision_is_computed_in_single(oracle):
+    model, x, *_ = oracle("mlp")
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    found = ntkpipe.kernel_matrix(half, x.to(torch.bfloat16), kernel="trntk0")
+    assert found.dtype == torch.float32
+    expected = ntkpipe.kernel_matrix(half.double(), x.to(torch.bfloat16).double(), kernel="trntk0")
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_integer_inputs_reach_an_embedding():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 2))
+    x = torch.tensor([[0, 1, 1], [6, 2, 1], [3, 3, 3]])
+    jacobian = dense_jacobian(model, x)
+    expected = reference_components("trntk0", jacobian, jacobian)
+    found = ntkpipe.kernel_matrix(model, x, kernel="trntk0", layerwise=True, dtype=torch.float64)
+    for name, values in expected.items():
+        assert relative_error(found[name], values) < 1e-10
 
 
 def test_a_sample_without_gradient_has_a_zero_cosine_kernel():

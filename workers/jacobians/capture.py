@@ -7,7 +7,7 @@ the user's model is changed.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -52,13 +52,20 @@ class Capture:
         self._calls: list[LayerCall] = []
         last_linear: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
-        def record(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        def record(
+            module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: torch.Tensor
+        ) -> None:
+            given: torch.Tensor = arguments[0] if arguments else keywords["input"]
             if module in modules and output.requires_grad:
-                self._calls.append(LayerCall(module, arguments[0].detach(), get_gradient_edge(output), output.shape))
+                self._calls.append(LayerCall(module, given.detach(), get_gradient_edge(output), output.shape))
             if isinstance(module, nn.Linear):
-                last_linear[:] = [(arguments[0].detach(), output, output._version)]
+                last_linear[:] = [(given.detach(), output, output._version)]
 
-        handles = [module.register_forward_hook(record) for module in model.modules()]
+        handles = [
+            module.register_forward_hook(record, with_kwargs=True)
+            for module in model.modules()
+            if module in modules or isinstance(module, nn.Linear)
+        ]
         try:
             with torch.enable_grad():
                 outputs = model(inputs)
@@ -104,7 +111,7 @@ class Capture:
             delta_VBTO = _positions_last(call.module, delta)
             for role, parameter in call.module.named_parameters(recurse=False):
                 name = names.get(parameter)
-                if name is None:
+                if name is None or role not in ("weight", "bias"):
                     continue
                 outputs.setdefault(name, []).append(delta_VBTO)
                 if role == "weight":

@@ -10,7 +10,7 @@ from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.configs.kernels import KernelKind
 from ntkpipe.configs.projection import Projection
-from ntkpipe.workers.jacobians.coverage import plan_routes, select_parameters
+from ntkpipe.workers.jacobians.coverage import TOLERANCE, plan_routes, select_parameters
 from ntkpipe.workers.jacobians.engine import BatchJacobian, JacobianEngine
 from ntkpipe.workers.kernels.blocks import cosine_normalised, exact_components
 from ntkpipe.workers.kernels.definitions import DEFINITIONS, KernelDefinition
@@ -46,7 +46,8 @@ def kernel_matrix(
             kernels are normalised by exact norms either way.
         layerwise: Return {parameter name: (N, M)} components that sum to the kernel.
         parameters: Shell-style patterns of the parameters to differentiate; None takes all trainable ones.
-        dtype: Precision of the computation; None is the model's own.
+        dtype: Precision of the computation, float32 or float64; None is the model's own, float32 for a model in half
+            precision.
         batch_size: Samples per forward pass.
 
     Returns:
@@ -145,7 +146,8 @@ def _prepare(
     """Return the engine and the inputs in the precision and on the device of the computation."""
     names = select_parameters(model, parameters)
     own = dict(model.named_parameters())[names[0]]
-    precision = dtype or own.dtype
+    # Half precision has too few digits for sums over parameters.
+    precision = dtype or (own.dtype if own.dtype in TOLERANCE else torch.float32)
     if precision != own.dtype:
         model = copy.deepcopy(model).to(precision)
     x, *others = (_converted(inputs, precision, own.device) for inputs in (x, x2) if inputs is not None)

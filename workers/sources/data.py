@@ -68,6 +68,11 @@ class SplitSource:
             inputs = self._inputs[torch.as_tensor(positions)]
         else:
             inputs = default_collate([_input_of(self._inputs[position]) for position in positions])
+        if not isinstance(inputs, torch.Tensor):
+            raise ConfigError(
+                f"the samples of split {self.name!r} are collated to {type(inputs).__name__}; expected one tensor each. "
+                "Wrap data set and model so that a sample is a tensor."
+            )
         if not inputs.is_floating_point():
             return inputs.to(device)
         finite = torch.isfinite(inputs).flatten(1).all(1)

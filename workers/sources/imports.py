@@ -1,6 +1,7 @@
 """Import paths ``package.module:callable`` that a configuration names."""
 
 import importlib
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +31,16 @@ def call(target: str, options: dict[str, Any]) -> Any:
     """Import a callable and call it with keyword options.
 
     Raises:
-        ConfigError: It cannot be imported, or does not accept the options.
+        ConfigError: It cannot be imported, does not accept the options, or raises an error; says which and where.
     """
     function = resolve(target)
     try:
         return function(**options)
-    except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-            raise ConfigError(f"{target} does not accept the options {options}: {error}") from None
+    except ConfigError:
         raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, TypeError) and len(frames) == 1:
+            raise ConfigError(f"{target} does not accept the options {options}: {error}") from error
+        place = f"{frames[-1].filename}, line {frames[-1].lineno}"
+        raise ConfigError(f"{target} raised {type(error).__name__}: {error} ({place})") from error
