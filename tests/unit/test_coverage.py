@@ -142,3 +142,21 @@ class Pair(nn.Module):
 def test_outputs_that_are_no_vectors_are_refused(last):
     with pytest.raises(CoverageError, match="expected"):
         routes(nn.Sequential(nn.Linear(4, 4), last), 4)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.body(x) if x.sum() > 0 else x)
+
+
+def test_a_path_that_depends_on_the_samples_is_refused():
+    import ntkpipe
+
+    x = torch.cat([torch.ones(3, 4), -torch.ones(3, 4)])
+    with pytest.raises(CoverageError, match=r"parameter 'body\.weight' is not used"):
+        ntkpipe.kernel_matrix(Branching(), x, batch_size=3)

@@ -7,6 +7,7 @@ from typing import Literal, final
 import torch
 from torch import nn
 
+from ntkpipe.configs.errors import CoverageError
 from ntkpipe.workers.jacobians.capture import Capture
 from ntkpipe.workers.jacobians.coverage import recorded_modules
 from ntkpipe.workers.jacobians.factors import AbstractFactor, DenseFactor
@@ -48,9 +49,14 @@ class JacobianEngine:
         self._captured = {parameter: name for name, parameter in model.named_parameters() if name in captured}
 
     def run(self, inputs: torch.Tensor, functionals: Collection[Functional]) -> BatchJacobian:
-        """Compute the factors of all parameters for a batch; memory is O(batch)."""
+        """Compute the factors of all parameters for a batch; memory is O(batch).
+
+        Raises:
+            CoverageError: The model's path through its layers depends on the samples.
+        """
         capture = Capture(self._model, self._modules, inputs)
-        assert not capture.misaligned(), "the model takes another path than for the samples that routes were found on"
+        if capture.misaligned():
+            raise _other_path("a layer is fed something other than the batch")
         outputs_BC = capture.outputs_BC.detach()
         if not functionals:
             return BatchJacobian(outputs_BC, capture.penultimate_BD, {})
@@ -67,6 +73,9 @@ class JacobianEngine:
                 gradients = {name: _combine(weights_VBC, value) for name, value in base_gradients.items()}
             found = capture.factors(self._captured, deltas)
             found |= {name: DenseFactor(value) for name, value in gradients.items()}
+            for name in self._names:
+                if name not in found:
+                    raise _other_path(f"parameter {name!r} is not used")
             factors[functional] = {name: found[name] for name in self._names}
         return BatchJacobian(outputs_BC, capture.penultimate_BD, factors)
 
@@ -91,3 +100,10 @@ def cotangents(functional: Functional, outputs_BC: torch.Tensor) -> torch.Tensor
 def _combine(weights_VBC: torch.Tensor, values_CB: torch.Tensor) -> torch.Tensor:
     """Return sum_c weights[v, b, c] values[c, b, ...], shape (V, B, ...)."""
     return torch.einsum("vbc,cb...->vb...", weights_VBC, values_CB)
+
+
+def _other_path(where: str) -> CoverageError:
+    return CoverageError(
+        f"for some samples {where}, unlike for those on which the gradients were checked: the model's path depends on "
+        "its input, which the captured route of Linear and Conv2d layers cannot follow."
+    )
