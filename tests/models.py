@@ -141,6 +141,18 @@ def convolutions(**options: object) -> nn.Module:
 
 IMAGES = (2, 7, 6)
 
+
+def normed(norm: nn.Module) -> nn.Module:
+    """Return a convolution with a normalisation whose scale and shift are not those of a fresh layer."""
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.uniform_(-1, 1)
+        for buffer in norm.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 1.5)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.SiLU(), nn.Flatten(), Head(2))
+
+
 MODELS: dict[str, tuple[object, tuple[int, ...]]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3)), (6,)),
     "mlp without biases": (lambda: nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 1)), (6,)),
@@ -155,10 +167,21 @@ MODELS: dict[str, tuple[object, tuple[int, ...]]] = {
     "conv with valid padding": (lambda: convolutions(padding="valid"), IMAGES),
     "conv with groups": (lambda: convolutions(groups=2), IMAGES),
     "conv with circular padding": (lambda: convolutions(padding=1, padding_mode="circular"), IMAGES),
-    "batch norm in eval mode": (
-        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.SiLU(), nn.Flatten(), Head(2)),
-        IMAGES,
+    "depthwise conv": (lambda: nn.Sequential(nn.Conv2d(2, 6, 3, groups=2), nn.ELU(), nn.Flatten(), Head(2)), IMAGES),
+    "conv of one axis": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), nn.ELU(), nn.Flatten(), Head(2)),
+        (2, 9),
     ),
+    "conv of three axes": (
+        lambda: nn.Sequential(nn.Conv3d(2, 3, (2, 1, 3), padding=(1, 0, 1)), nn.ELU(), nn.Flatten(), Head(2)),
+        (2, 3, 4, 5),
+    ),
+    "batch norm in eval mode": (lambda: normed(nn.BatchNorm2d(4)), IMAGES),
+    "group norm": (lambda: normed(nn.GroupNorm(2, 4)), IMAGES),
+    "layer norm over all axes": (lambda: normed(nn.LayerNorm([4, 5, 4])), IMAGES),
+    "layer norm without a shift": (lambda: normed(nn.LayerNorm(4, bias=False)), IMAGES),
+    "rms norm": (lambda: normed(nn.RMSNorm(4)), IMAGES),
+    "instance norm": (lambda: normed(nn.InstanceNorm2d(4, affine=True)), IMAGES),
     "dropout in eval mode": (lambda: nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3)), (6,)),
     "reused layer": (Reused, (4,)),
     "tied weights": (Tied, (5,)),

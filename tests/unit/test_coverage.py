@@ -26,15 +26,30 @@ def test_linear_and_convolution_are_captured():
     assert set(routes_of("tied weights").values()) == {"captured"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv with groups",
+        "depthwise conv",
+        "conv of one axis",
+        "conv of three axes",
+        "positions",
+        "batch norm in eval mode",
+        "group norm",
+        "layer norm over all axes",
+        "layer norm without a shift",
+        "rms norm",
+    ],
+)
+def test_convolutions_and_normalisations_are_captured(name):
+    assert set(routes_of(name).values()) == {"captured"}
+
+
 def test_everything_else_goes_through_torch_func():
-    found = routes_of("positions")
-    assert {name for name, route in found.items() if route == "vmap"} == {"norm.weight", "norm.bias"}
-    found = routes_of("conv with groups")
+    found = routes_of("instance norm")
+    assert {name for name, route in found.items() if route == "vmap"} == {"1.weight", "1.bias"}
+    found = routes_of("conv with circular padding")
     assert {name for name, route in found.items() if route == "vmap"} == {"0.weight", "0.bias"}
-    assert {name for name, route in routes_of("batch norm in eval mode").items() if route == "vmap"} == {
-        "1.weight",
-        "1.bias",
-    }
 
 
 def test_a_weight_with_another_use_is_not_captured():

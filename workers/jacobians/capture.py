@@ -1,4 +1,4 @@
-"""One forward pass that records what every Linear and Conv2d saw, and backward passes that never touch a weight.
+"""One forward pass that records what layers saw, and backward passes that never touch a weight.
 
 The gradient of v . f with respect to the weight of a layer y = W a is sum_t delta_t a_t^T with delta = d(v . f)/dy. It
 needs the layer's input and the gradient at the layer's output, but no weight gradient. Only the gradients at recorded
@@ -12,10 +12,10 @@ from typing import Any, final
 import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn import functional
 
 from ntkpipe.configs.errors import CoverageError
-from ntkpipe.workers.jacobians.factors import AbstractFactor, DenseFactor, OuterFactor
+from ntkpipe.workers.jacobians.factors import AbstractFactor
+from ntkpipe.workers.jacobians.layers import layer_factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,6 @@ class LayerCall:
     layer would rewrite the tensor's history, but not the edge."""
     shape: torch.Size
     """Of the layer's output."""
-
-
-def is_recordable(module: nn.Module) -> bool:
-    """Return whether the factors of a module's parameters can be captured."""
-    if type(module) is nn.Linear:
-        return True
-    return type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
 
 
 @final
@@ -104,25 +97,14 @@ class Capture:
         }
 
     def factors(self, names: dict[nn.Parameter, str], deltas: list[torch.Tensor]) -> dict[str, AbstractFactor]:
-        """Combine inputs and deltas to one factor per parameter; calls of a shared layer are joined along positions."""
-        inputs: dict[str, list[torch.Tensor]] = {}
-        outputs: dict[str, list[torch.Tensor]] = {}
+        """Return one factor per named parameter; those of several calls with the same parameter are added up."""
+        factors: dict[str, AbstractFactor] = {}
         for call, delta in zip(self._calls, deltas, strict=True):
-            delta_VBTO = _positions_last(call.module, delta)
+            by_role = layer_factors(call.module, call.inputs, delta)
             for role, parameter in call.module.named_parameters(recurse=False):
                 name = names.get(parameter)
-                if name is None or role not in ("weight", "bias"):
-                    continue
-                outputs.setdefault(name, []).append(delta_VBTO)
-                if role == "weight":
-                    inputs.setdefault(name, []).append(_unfold(call.module, call.inputs))
-        factors: dict[str, AbstractFactor] = {}
-        for name, parts in outputs.items():
-            joined_VBTO = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-            if name in inputs:
-                factors[name] = OuterFactor(torch.cat(inputs[name], dim=1), joined_VBTO)
-            else:
-                factors[name] = DenseFactor(joined_VBTO.sum(dim=2))
+                if name is not None and role in by_role:
+                    factors[name] = factors[name].plus(by_role[role]) if name in factors else by_role[role]
         return factors
 
 
@@ -144,33 +126,3 @@ def check_outputs(outputs: object, num_samples: int) -> torch.Tensor:
             f"the model returns shape {tuple(outputs.shape)} for {num_samples} samples; expected ({num_samples}, C)."
         )
     return outputs
-
-
-def _positions_last(module: nn.Module, delta: torch.Tensor) -> torch.Tensor:
-    """Return gradients at the output as (V, B, T, O)."""
-    if isinstance(module, nn.Conv2d):
-        return delta.flatten(3).transpose(2, 3)
-    num_vectors, num_samples, *_, num_out = delta.shape
-    return delta.reshape(num_vectors, num_samples, -1, num_out)
-
-
-def _unfold(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Return inputs as (B, T, I): rows of a Linear, patches of a Conv2d."""
-    if isinstance(module, nn.Conv2d):
-        padded, padding = _explicit_padding(module, inputs)
-        columns = functional.unfold(padded, module.kernel_size, module.dilation, padding, module.stride)
-        return columns.transpose(1, 2)
-    return inputs.reshape(len(inputs), -1, inputs.shape[-1])
-
-
-def _explicit_padding(module: nn.Conv2d, inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-    """Return inputs and the symmetric padding that ``unfold`` is to add; ``same`` may pad one side more."""
-    if not isinstance(module.padding, str):
-        return inputs, (module.padding[0], module.padding[1])
-    if module.padding == "valid":
-        return inputs, (0, 0)
-    sides: list[int] = []
-    for size, dilation in zip(reversed(module.kernel_size), reversed(module.dilation), strict=True):
-        total = dilation * (size - 1)
-        sides += [total // 2, total - total // 2]
-    return functional.pad(inputs, sides), (0, 0)

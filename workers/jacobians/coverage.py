@@ -13,8 +13,9 @@ from torch import nn
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, CoverageError
-from ntkpipe.workers.jacobians.capture import Capture, is_recordable
+from ntkpipe.workers.jacobians.capture import Capture
 from ntkpipe.workers.jacobians.fallback import looped_gradients, vectorised_gradients
+from ntkpipe.workers.jacobians.layers import has_rule
 from ntkpipe.workers.jacobians.routes import ParameterRoute, Route
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
@@ -113,7 +114,7 @@ def recorded_modules(model: nn.Module, names: Collection[str]) -> frozenset[nn.M
     return frozenset(
         module
         for module in model.modules()
-        if is_recordable(module) and any(parameter in wanted for parameter in module.parameters(recurse=False))
+        if has_rule(module) and any(parameter in wanted for parameter in module.parameters(recurse=False))
     )
 
 
@@ -135,10 +136,7 @@ def _attempt(
     capture = Capture(model, modules, inputs)
     by_parameter = {parameter: name for name, parameter in model.named_parameters() if name in names}
     factors = capture.factors(by_parameter, capture.deltas(cotangents_VBC))
-    return {
-        name: torch.cat([part for _, part in factor.slices(0, factor.numel)], dim=1).unsqueeze(0)
-        for name, factor in factors.items()
-    }
+    return {name: factor.dense() for name, factor in factors.items()}
 
 
 def _agree(found: torch.Tensor, expected: torch.Tensor, noise: float = 0.0) -> bool:

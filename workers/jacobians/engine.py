@@ -105,5 +105,5 @@ def _combine(weights_VBC: torch.Tensor, values_CB: torch.Tensor) -> torch.Tensor
 def _other_path(where: str) -> CoverageError:
     return CoverageError(
         f"for some samples {where}, unlike for those on which the gradients were checked: the model's path depends on "
-        "its input, which the captured route of Linear and Conv2d layers cannot follow."
+        "its input, which the captured route cannot follow."
     )

@@ -41,8 +41,17 @@ class AbstractFactor(ABC):
         """Return sum_v <G_v(x), G_v(x')>, shape (B, B'), for a factor of the same parameter and other samples."""
 
     @abstractmethod
+    def plus(self, other: "AbstractFactor") -> "AbstractFactor":
+        """Return the sum of the gradients of two uses of one parameter, for the same samples and vectors."""
+
+    @abstractmethod
     def squared_norms(self) -> torch.Tensor:
         """Return sum_v |G_v(x)|^2, shape (B,)."""
+
+    def dense(self) -> torch.Tensor:
+        """Return all gradients, (V, B, P); for parameters that are small."""
+        vectors = range(self.num_vectors)
+        return torch.stack([torch.cat([part for _, part in self.slices(v, self.numel)], dim=1) for v in vectors])
 
     def materialised_gram(self, other: "AbstractFactor") -> torch.Tensor:
         """Return the Gram matrix from slices of materialised gradients: 2 B B' V P FLOPs, memory O(slice)."""
@@ -79,6 +88,10 @@ class DenseFactor(AbstractFactor):
         """Multiply slices."""
         return self.materialised_gram(other)
 
+    def plus(self, other: AbstractFactor) -> "DenseFactor":
+        """Add entries."""
+        return DenseFactor(self._gradients_VBP + other.dense())
+
     def squared_norms(self) -> torch.Tensor:
         """Sum squares."""
         return self._gradients_VBP.square().sum(dim=(0, 2))
@@ -113,6 +126,13 @@ class OuterFactor(AbstractFactor):
         building = (1 / self.num_samples + 1 / other.num_samples) * self._num_positions
         materialised = self.num_vectors * self.numel * (1 + building)
         return self._ghost_gram(other) if ghost <= materialised else self.materialised_gram(other)
+
+    def plus(self, other: AbstractFactor) -> AbstractFactor:
+        """Join positions."""
+        if not isinstance(other, OuterFactor):
+            return other.plus(self)
+        inputs_BTI = torch.cat([self._inputs_BTI, other._inputs_BTI], dim=1)
+        return OuterFactor(inputs_BTI, torch.cat([self._deltas_VBTO, other._deltas_VBTO], dim=2))
 
     def squared_norms(self) -> torch.Tensor:
         """Use position pairs of each sample with itself, or materialised gradients, as for the Gram matrix."""
