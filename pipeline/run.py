@@ -183,8 +183,7 @@ def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, pr
     log, ledger = EventLog(store, lock.epoch), Ledger(store)
     log.add("start", host=platform.node(), process=os.getpid())
     try:
-        if not ledger.is_committed(PREPARE_STAGE, PREPARE_TASK):
-            _prepare(store, ledger, probe, lock.epoch)
+        _prepare(store, ledger, probe, lock.epoch)
         with make_executor(plan.config.resources, _worker_spec(store, plan, probe)) as executor:
             driver = Driver(plan, executor, ledger, lock, log, progress)
             for stage in STAGES:
@@ -200,9 +199,11 @@ def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, pr
 
 
 def _prepare(store: AbstractStore, ledger: Ledger, probe: Probe, epoch: int) -> None:
-    """Create the arrays and write ids and labels; repeated after a crash, it does the same again."""
+    """Create the arrays that are not there, and write ids and labels unless they are committed."""
     chunks, started = ChunkStore(store), time.perf_counter()
     chunks.create(array_specs(probe.geometry), {"schema_version": SCHEMA_VERSION})
+    if ledger.is_committed(PREPARE_STAGE, PREPARE_TASK):
+        return
     records = []
     for name, source in probe.splits.items():
         ids = np.array(source.ids, dtype=object)

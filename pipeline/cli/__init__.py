@@ -8,6 +8,9 @@ import typer
 from ntkpipe.configs.errors import NtkPipeError
 from ntkpipe.pipeline.cli import inspecting, running
 
+INTERRUPTED = 130
+"""Exit code of a program that was stopped with Ctrl-C."""
+
 app = typer.Typer(
     help="Empirical Neural Tangent Kernels of any PyTorch model, as resumable and verifiable jobs.",
     no_args_is_help=True,
@@ -27,10 +30,8 @@ def main() -> None:
     except NtkPipeError as error:
         typer.echo(f"ntkpipe: {error.message}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("ntkpipe: interrupted. What was committed is safe; go on with `ntkpipe resume`.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has closed it, as `head` does.
-        sys.stderr.close()
-        sys.exit(1)
+    except SystemExit as end:
+        # Typer ends the program without a word when it is interrupted.
+        if end.code == INTERRUPTED:
+            typer.echo("ntkpipe: interrupted. What was committed is safe; go on with `ntkpipe resume`.", err=True)
+        raise

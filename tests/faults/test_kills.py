@@ -127,3 +127,16 @@ def test_nothing_is_left_running_after_a_driver_is_killed(tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_an_interrupted_driver_says_how_to_go_on(tmp_path):
+    process = start("run", "digits", "--out", tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while not workers_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "ntkpipe resume" in errors
+    assert "Traceback" not in errors
+    assert ntkpipe.open_run(tmp_path / "run").status().state == "interrupted"

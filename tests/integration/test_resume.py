@@ -168,6 +168,15 @@ def test_damage_is_found_and_repaired(damage, tmp_path, uninterrupted):
     assert chunk_hashes(tmp_path / "run") == chunk_hashes(uninterrupted)
 
 
+def test_lost_metadata_of_an_array_is_found_and_repaired(tmp_path, uninterrupted):
+    run = ntkpipe.run(golden.config(), tmp_path / "run")
+    (tmp_path / "run/data.zarr/diagonal/ck/test/zarr.json").unlink()
+    findings = [finding for checked in ntkpipe.verify(run.url, repair=True) for finding in checked.findings]
+    assert {finding.task for finding in findings} == {"test/00000000", "test/00000001"}
+    ntkpipe.resume(run.url)
+    assert chunk_hashes(tmp_path / "run") == chunk_hashes(uninterrupted)
+
+
 def test_a_damaged_receipt_is_found_and_repaired(tmp_path, uninterrupted):
     run = ntkpipe.run(golden.config(), tmp_path / "run")
     receipt = tmp_path / "run/receipts/features/train/00000001.json"
