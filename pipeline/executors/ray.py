@@ -7,6 +7,7 @@ had is reported as failed.
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections import deque
@@ -24,6 +25,8 @@ from ntkpipe.workers.worker import Worker, describe_failure
 
 TASKS_PER_WORKER = 2
 """In flight per worker: one computes, one waits, which hides the round trip."""
+
+CONNECT_SECONDS = 10.0
 
 TEMPORARY_PREFIX = "ntkpipe-ray-"
 
@@ -155,6 +158,8 @@ class RayExecutor(AbstractExecutor):
             _remove_stale_folders()
             self._temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-"))
             options |= {"num_cpus": self._num_workers, "_temp_dir": str(self._temporary)}
+        else:
+            _check_reachable(self._address)
         try:
             ray.init(address=self._address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -163,6 +168,23 @@ class RayExecutor(AbstractExecutor):
                 "RAY_AUTH_TOKEN for a cluster with authentication."
             ) from None
         self._owns_ray = True
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nobody listens; Ray would end the whole process after a long wait.
+
+    Raises:
+        PlanError: Names the address.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise PlanError(
+            f"Ray at {address!r} cannot be reached: {error}. Check resources.address, and that the head node is running."
+        ) from None
 
 
 def _remove_stale_folders() -> None:
