@@ -164,8 +164,10 @@ def _raw(values: Array) -> list[bytes]:
 
 def _holds_fill(values: Array) -> bool:
     if values.dtype.kind == "f":
-        # Sums are several times faster than an elementwise test, and NaN survives summation.
-        return bool(np.isnan(values.sum(dtype=np.float64)))
+        # NaN survives summation, which is several times faster than a test of every value; a sum may also overflow to NaN.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = bool(np.isnan(values.sum()))
+        return suspicious and bool(np.isnan(values).any())
     if values.dtype.kind == "i":
         return bool((values == np.iinfo(values.dtype).min).any())
     return any(text == "" for text in values.ravel())

@@ -53,6 +53,12 @@ def test_a_missing_chunk_is_not_read_as_its_fill_value(chunks):
             chunks.read(path, position)
 
 
+def test_values_whose_sum_overflows_are_no_missing_chunk(chunks):
+    values = np.array([[3e38, 3e38, -3e38, -3e38]] * 3, np.float32)
+    chunks.write("kernel/a", (0, 0), values)
+    assert chunks.read("kernel/a", (0, 0)).tolist() == values.tolist()
+
+
 def test_every_flipped_bit_is_noticed(chunks, tmp_path):
     rng = np.random.default_rng(1)
     record = chunks.write("kernel/a", (0, 0), rng.standard_normal((3, 4)).astype(np.float32))
