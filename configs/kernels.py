@@ -34,7 +34,8 @@ class KernelConfig(Section):
     projection: Projection | None = None
     """Overrides the run's projection for this kernel. ``ck`` is always exact."""
     layerwise: bool = False
-    """Also store one component per named parameter; components sum to the kernel."""
+    """Also store one component per named parameter; components sum to the kernel. A projected kernel is then estimated
+    from ``dim`` features per parameter instead of ``dim`` altogether."""
 
     @property
     def label(self) -> str:

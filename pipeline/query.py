@@ -178,7 +178,8 @@ class Run:
     def predictions(self, name: str, split: str) -> Array:
         """Return the (M, T) predictions of a solution on a split."""
         self._require_solution(name)
-        self._check_name("split", split, self.manifest.geometry.splits)
+        predicted = [rows for rows, columns in self.manifest.geometry.pairs if columns == self.train_split]
+        self._check_name("split", split, predicted)
         return self._chunks.read(layout.prediction(name, split), (0, 0))
 
     def analysis(self, name: str, file: str = "summary.json") -> bytes:

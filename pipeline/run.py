@@ -233,6 +233,8 @@ def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
         config=plan.config,
         geometry=plan.geometry,
         routes=probe.routes,
+        weights_digest=probe.fingerprints["weights"],
+        input_digests=probe.input_digests,
         threads=threads,
         import_path=(os.getcwd(), *(folder for folder in sys.path if folder)),
     )

@@ -28,5 +28,7 @@ def read_asset(url: str) -> bytes:
             return bytes(stream.read())
     except (FileNotFoundError, ModuleNotFoundError):
         raise ConfigError(f"{url} does not exist; check the path in the configuration.") from None
-    except (OSError, ImportError, ValueError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - clients of object stores have errors of their own
         raise ConfigError(f"{url} cannot be read: {error}") from None

@@ -20,7 +20,6 @@
          /lock/epoch-000001.json            who owned the run, written once per tenure
          /lock/heartbeat-000001.json        their last sign of life
          /events/000001/000001.jsonl        what happened in that tenure, in segments
-         /status.json                       progress, for people and monitors
 """
 
 MANIFEST = "run.json"
@@ -28,7 +27,6 @@ DATA = "data.zarr"
 RECEIPTS = "receipts"
 FAILED = "failed"
 LOCK = "lock"
-STATUS = "status.json"
 
 
 def sample_id(split: str) -> str:

@@ -41,7 +41,8 @@ def _kernel_specs(geometry: Geometry, kernel: KernelGeometry) -> Iterator[ArrayS
         elif kernel.feature_dim is not None:
             size2, chunks2 = (num, kernel.feature_dim), (rows, kernel.feature_dim)
             yield ArraySpec(path, size2, chunks2, dtype, (split, "feature"), attributes)
-        yield ArraySpec(layout.diagonal(kernel.name, split), (num,), (rows,), dtype, (split,), attributes)
+        # In double precision whatever the run's: squares leave the range of single precision first.
+        yield ArraySpec(layout.diagonal(kernel.name, split), (num,), (rows,), "float64", (split,), attributes)
     for row_split, column_split in geometry.pairs:
         pair = pair_name(row_split, column_split)
         shape2 = (geometry.splits[row_split].num_samples, geometry.splits[column_split].num_samples)

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.storage import FsspecStore, LocalStore
 
 from ntkpipe.configs.base import unknown_name
-from ntkpipe.configs.errors import ConfigError, NotFoundError, StorageError
+from ntkpipe.configs.errors import ConfigError, NotFoundError, NtkPipeError, StorageError
 
 EXCLUSIVE_PROTOCOLS = ("memory", "s3", "gs", "gcs")
 """Object stores whose fsspec ``mode="create"`` was found to let exactly one of several writers win."""
@@ -220,6 +220,8 @@ def open_store(url: str | os.PathLike[str]) -> AbstractStore:
         ConfigError: The URL's scheme is not one that a run can be written to safely, or needs a missing package.
     """
     text = os.fspath(url)
+    if not text:
+        raise ConfigError("the path or URL of the run is empty.")
     scheme, separator, rest = text.partition("://")
     if not separator:
         return LocalRunStore(Path(text))
@@ -237,10 +239,13 @@ def storage_errors(url: str) -> Iterator[None]:
     """Turn operating system and client errors into a StorageError that says what to do."""
     try:
         yield
-    except (StorageError, FileExistsError):
+    except (NtkPipeError, FileExistsError, AssertionError):
         raise
     except OSError as error:
         raise StorageError(f"{url}: {_advice(error)}") from error
+    except Exception as error:
+        # Clients of object stores have errors of their own, such as missing credentials.
+        raise StorageError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 def _advice(error: OSError) -> str:

@@ -116,3 +116,51 @@ def build_overflowing_model() -> nn.Module:
 
 def build_nothing() -> nn.Module:
     return nn.Linear(2, 1 // 0)
+
+
+def build_unseeded_model() -> nn.Module:
+    """A network that is another one in every process."""
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def load_random() -> Samples:
+    """Samples that are others every time."""
+    return Samples(torch.rand(4, 2), torch.tensor(LABELS), IDS)
+
+
+class Augmented(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """A data set whose items are others every time they are read."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        return torch.tensor(INPUTS[position]) + 0.1 * torch.rand(2), LABELS[position]
+
+
+class Items(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """The golden samples as a map-style data set of (input, label) pairs."""
+
+    def __init__(self, broken_at: int | None = None) -> None:
+        self.broken_at = broken_at
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
+        if position == self.broken_at:
+            raise OSError("img_2.png is missing")
+        return torch.tensor(INPUTS[position]), LABELS[position]
+
+
+def load_anything(what: str) -> object:
+    """Things that a callable may return by mistake."""
+    inputs = torch.tensor(INPUTS)
+    return {
+        "pair": (inputs, torch.tensor(LABELS)),
+        "dict": {"x": inputs},
+        "text labels": Samples(inputs, ["a", "b", "b", "a"]),  # type: ignore[arg-type]
+        "text ids": Samples(inputs, None, "abcd"),  # type: ignore[arg-type]
+        "list of texts": ["a", "b"],
+        "ragged": [torch.ones(2), torch.ones(3)],
+    }[what]

@@ -111,6 +111,21 @@ class Head(nn.Module):
         return self.linear(x)
 
 
+class Hidden(nn.Module):
+    """A second use of a weight that contributes nothing on the first samples, a scalar, and a layer without use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 4)
+        self.spare = nn.Linear(4, 4)
+        self.gain = nn.Parameter(torch.tensor(0.5))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.body(x) + functional.linear(torch.relu(x - 1.0), self.body.weight) ** 2
+        return self.head(torch.tanh(hidden) * self.gain)
+
+
 class Keywords(nn.Module):
     """Layers that are called by keyword."""
 
@@ -188,6 +203,8 @@ MODELS: dict[str, tuple[object, tuple[int, ...]]] = {
     "positions": (Tokens, (5, 3)),
     "leading dimension that is not the batch": (TimeFirst, (4, 3)),
     "positions folded into the batch": (Folded, (4, 3)),
+    "hidden second use": (Hidden, (4,)),
+    "squeezed output": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)), (4,)),
     "keyword arguments": (Keywords, (4,)),
     "weight normalisation": (weight_normed, (4,)),
     "custom autograd function": (Custom, (3,)),

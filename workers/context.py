@@ -5,9 +5,11 @@ from typing import final
 
 import torch
 
+from ntkpipe.configs.errors import RunMismatchError
 from ntkpipe.configs.kernels import KernelConfig
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import SampleReader
+from ntkpipe.storage.grid import shard_at
 from ntkpipe.storage.kernel import KernelReader
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.stores import open_store
@@ -17,8 +19,11 @@ from ntkpipe.workers.kernels.definitions import DEFINITIONS
 from ntkpipe.workers.projections.base import AbstractProjection
 from ntkpipe.workers.projections.registry import make_projection
 from ntkpipe.workers.sources.data import SplitSource
-from ntkpipe.workers.sources.model import DTYPES, load_model
+from ntkpipe.workers.sources.model import DTYPES, load_model, usable_device, weights_digest
 from ntkpipe.workers.tasks import WorkerSpec
+
+CACHED_SHARDS = 4
+"""Shards of inputs that stay in memory: consecutive blocks share their rows."""
 
 
 @final
@@ -41,6 +46,7 @@ class WorkerContext:
         self.samples = SampleReader(self.chunks, self.ledger, spec.geometry)
         self.row_factors: tuple[object, list[dict[Functional, Factors]]] | None = None
         self._splits: dict[str, SplitSource] = {}
+        self._shards: dict[tuple[str, int], torch.Tensor] = {}
         self._projections: dict[str, AbstractProjection] = {}
 
     @property
@@ -48,22 +54,40 @@ class WorkerContext:
         """Precision of the computation."""
         return DTYPES[self.spec.config.model.dtype]
 
-    @property
-    def device(self) -> str:
-        """Where the computation happens."""
-        return self.spec.config.resources.device
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the computation happens; one that this machine has."""
+        return usable_device(self.spec.config.resources.device)
 
     @cached_property
     def engine(self) -> JacobianEngine:
         """The Jacobian engine over the run's model."""
-        model = load_model(self.spec.config.model, self.device)
-        return JacobianEngine(model, self.spec.routes)
+        model = load_model(self.spec.config.model)
+        if weights_digest(model) != self.spec.weights_digest:
+            raise RunMismatchError(
+                f"{self.spec.config.model.target} builds other weights in this process than the run was planned for. "
+                "Name a weights file in model.weights, or let the callable fix its seed."
+            )
+        return JacobianEngine(model.to(self.device), self.spec.routes)
 
     def split(self, name: str) -> SplitSource:
         """Return the samples of a split."""
         if name not in self._splits:
             self._splits[name] = SplitSource(name, self.spec.config.data.splits[name])
         return self._splits[name]
+
+    def inputs(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return the inputs of a range of samples, each shard checked against the digest the run was planned with."""
+        rows, digests, parts = self.spec.geometry.shard_rows, self.spec.input_digests[name], []
+        for index in range(start // rows, -(-stop // rows)):
+            shard = shard_at(name, index, len(self.split(name)), rows)
+            if (name, index) not in self._shards:
+                while len(self._shards) >= CACHED_SHARDS:
+                    self._shards.pop(next(iter(self._shards)))
+                self._shards[name, index] = self.split(name).shard(shard, digests[index])
+            inputs = self._shards[name, index]
+            parts.append(inputs[max(start - shard.start, 0) : stop - shard.start])
+        return torch.cat(parts)
 
     def projection(self, kernel: KernelConfig) -> AbstractProjection | None:
         """Return a kernel's random map, None if it is exact; kernels with equal settings share one."""

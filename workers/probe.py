@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.analyses import FidelityAnalysis, NeighborsAnalysis
+from ntkpipe.configs.errors import ConfigError, NtkPipeError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve import SolveConfig
 from ntkpipe.storage.records import Geometry, KernelGeometry, SplitGeometry
-from ntkpipe.workers.jacobians.coverage import plan_routes, select_parameters
+from ntkpipe.workers.jacobians.coverage import plan_routes, probe_samples, select_parameters
 from ntkpipe.workers.jacobians.engine import JacobianEngine
 from ntkpipe.workers.jacobians.routes import ParameterRoute
 from ntkpipe.workers.kernels.features import penultimate
@@ -25,6 +26,8 @@ class Probe:
     geometry: Geometry
     routes: tuple[ParameterRoute, ...]
     fingerprints: dict[str, str]
+    input_digests: dict[str, tuple[str, ...]]
+    """Per split, one digest of the inputs of each shard."""
     forward_flops: int
     """Floating point operations of one sample's forward pass."""
     splits: dict[str, SplitSource]
@@ -45,10 +48,12 @@ def probe_run(config: RunConfig) -> Probe:
     model = load_model(config.model)
     splits = {name: SplitSource(name, section) for name, section in config.data.splits.items()}
     train = splits[config.data.train_split]
-    inputs = train.inputs(range(min(2, len(train))), DTYPES[config.model.dtype], "cpu")
+    inputs = _probe_inputs(config, splits)
     try:
         routes = plan_routes(model, select_parameters(model), inputs)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except NtkPipeError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         shape = tuple(inputs.shape[1:])
         raise ConfigError(
             f"the model cannot process samples of shape {shape} from split {train.name!r}: {error}"
@@ -57,14 +62,63 @@ def probe_run(config: RunConfig) -> Probe:
         model(inputs[:1])
     first = JacobianEngine(model, routes).run(inputs[:1], set())
     penultimate_dim = penultimate(first).shape[1] if any(kernel.kind == "ck" for kernel in config.kernels) else None
+    digests = {name: source.digests(config.store.shard_rows) for name, source in splits.items()}
     fingerprints = {"weights": weights_digest(model)}
-    fingerprints |= {f"data.{name}": source.fingerprint() for name, source in splits.items()}
+    fingerprints |= {f"data.{name}": source.fingerprint(digests[name]) for name, source in splits.items()}
     for kernel in config.kernels:
         projection = config.projection_of(kernel)
         if projection.resolved_kind != "none":
             fingerprints[f"projection.{kernel.label}"] = make_projection(projection).fingerprint()
     geometry = _geometry(config, splits, [route.name for route in routes], first.outputs_BC.shape[1], penultimate_dim)
-    return Probe(geometry, routes, fingerprints, int(counter.get_total_flops()), splits)
+    _check_analyses(config, geometry, splits, tuple(inputs.shape[1:]))
+    return Probe(geometry, routes, fingerprints, digests, int(counter.get_total_flops()), splits)
+
+
+def _probe_inputs(config: RunConfig, splits: dict[str, SplitSource]) -> torch.Tensor:
+    """Return different samples of all splits, which must have one shape."""
+    train = splits[config.data.train_split]
+    parts = []
+    for name, source in {train.name: train, **splits}.items():
+        positions = sorted({round(step * (len(source) - 1) / 15) for step in range(16)})
+        parts.append(source.raw(positions))
+        if parts[-1].shape[1:] != parts[0].shape[1:] or parts[-1].dtype != parts[0].dtype:
+            found, expected = ((tuple(part.shape[1:]), part.dtype) for part in (parts[-1], parts[0]))
+            raise ConfigError(
+                f"split {name!r} has samples of shape {found[0]} and type {found[1]}, but split {train.name!r} of shape "
+                f"{expected[0]} and type {expected[1]}."
+            )
+    probes = probe_samples(torch.cat(parts))
+    return probes.to(DTYPES[config.model.dtype]) if probes.is_floating_point() else probes
+
+
+def _check_analyses(
+    config: RunConfig, geometry: Geometry, splits: dict[str, SplitSource], sample_shape: tuple[int, ...]
+) -> None:
+    """Refuse analyses that could only fail, before everything else has been computed."""
+    for analysis in config.analyses:
+        if not isinstance(analysis, FidelityAnalysis | NeighborsAnalysis):
+            continue
+        for name in (analysis.split, geometry.train_split):
+            if geometry.splits[name].labels != "classes":
+                raise ConfigError(
+                    f"analysis {analysis.name!r} compares classes, but split {name!r} has no integer labels."
+                )
+        classes = splits[analysis.split].labels
+        if (
+            isinstance(analysis, FidelityAnalysis)
+            and classes is not None
+            and int(classes.max()) >= geometry.num_outputs
+        ):
+            raise ConfigError(
+                f"analysis {analysis.name!r}: split {analysis.split!r} has class {int(classes.max())}, but the network "
+                f"has {geometry.num_outputs} outputs."
+            )
+        images = len(sample_shape) == 2 or (len(sample_shape) == 3 and sample_shape[0] in (1, 3))
+        if isinstance(analysis, NeighborsAnalysis) and not images:
+            raise ConfigError(
+                f"analysis {analysis.name!r} shows images of shape (1, H, W), (3, H, W) or (H, W); the samples are "
+                f"{sample_shape}. Leave it out; `ntkpipe query RUN neighbors/KERNEL` works for all data."
+            )
 
 
 def _geometry(

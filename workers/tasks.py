@@ -79,6 +79,10 @@ class WorkerSpec:
     geometry: Geometry
     routes: tuple[ParameterRoute, ...]
     """Of every differentiated parameter, as found by the driver."""
+    weights_digest: str
+    """Of the model that was planned for; a worker that builds another one refuses to work."""
+    input_digests: dict[str, tuple[str, ...]]
+    """Per split, one digest of the inputs of each shard."""
     threads: int | None
     """CPU threads of the worker; None leaves PyTorch's choice."""
     import_path: tuple[str, ...] = ()

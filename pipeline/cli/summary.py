@@ -23,14 +23,13 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
         _say(console, "Pictures, each with its numbers beside it:")
         for file in pictures:
             _say(console, f"  {run.url}/{file}")
-    kernel, train = run.manifest.geometry.kernels[0].name, run.train_split
-    rows, _ = run.manifest.geometry.pairs[-1]
-    sample = run.ids(rows)[0]
-    pair = f"{rows}-{train}"
+    kernel = run.manifest.geometry.kernels[0].name
     _say(console, "Try next:")
     _say(console, f"  ntkpipe status {run.url}")
-    _say(console, f"  ntkpipe query {run.url} kernel/{kernel}/{pair} --rows 0:3 --cols 0:5")
-    _say(console, f"  ntkpipe query {run.url} neighbors/{kernel}/{rows} --rows id:{sample}")
+    for rows, columns in run.manifest.geometry.pairs[-1:]:
+        _say(console, f"  ntkpipe query {run.url} kernel/{kernel}/{rows}-{columns} --rows 0:3 --cols 0:5")
+        if columns == run.train_split:
+            _say(console, f"  ntkpipe query {run.url} neighbors/{kernel}/{rows} --rows id:{run.ids(rows)[0]}")
     _say(console, f"  ntkpipe verify {run.url}")
 
 

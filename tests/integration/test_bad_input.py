@@ -1,5 +1,7 @@
 """What users get wrong, as they meet it: one message, an exit code, no traceback, nothing lost."""
 
+import shutil
+
 import golden
 import numpy as np
 import pytest
@@ -134,3 +136,65 @@ def test_a_solution_without_labels_is_refused(tmp_path):
     data = {"splits": {"train": {"kind": "arrays", "inputs": str(tmp_path / "inputs.npy")}}}
     with pytest.raises(NtkPipeError, match="split 'train' has no labels"):
         ntkpipe.plan(golden.config(data=data))
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("pair", "expected ntkpipe.Samples.* found tuple"),
+        ("dict", "found dict"),
+        ("text labels", "labels must be numbers"),
+        ("text ids", "ids must be a sequence of names"),
+        ("list of texts", "collated to list|cannot be put into one batch|must be numbers"),
+        ("ragged", "cannot be put into one batch"),
+    ],
+)
+def test_what_a_data_callable_must_not_return_is_named(what, words):
+    config = golden.config()
+    options = {"what": what}
+    config["data"]["splits"]["train"] = {"kind": "python", "target": "golden:load_anything", "options": options}
+    with pytest.raises(NtkPipeError, match=words) as caught:
+        ntkpipe.plan(config)
+    assert caught.value.exit_code == 2
+
+
+def test_a_sample_that_cannot_be_read_is_named_with_the_place():
+    config = golden.config()
+    options = {"broken_at": 2}
+    config["data"]["splits"]["train"] = {"kind": "python", "target": "golden:Items", "options": options}
+    with pytest.raises(
+        NtkPipeError, match=r"sample 2 cannot be read: OSError: img_2.png is missing \(.*golden.py, line"
+    ):
+        ntkpipe.plan(config)
+
+
+def test_splits_of_different_shapes_are_refused(tmp_path):
+    np.save(tmp_path / "inputs.npy", np.ones((5, 3), np.float32))
+    config = golden.config()
+    config["data"]["splits"]["test"] = {"kind": "arrays", "inputs": str(tmp_path / "inputs.npy")}
+    with pytest.raises(
+        NtkPipeError, match=r"split 'test' has samples of shape \(3,\).* but split 'train' of shape \(2,\)"
+    ):
+        ntkpipe.plan(config)
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    for device in ("cuda", "nowhere"):
+        refused(
+            2,
+            f"resources.device = '{device}' cannot be used here",
+            arguments=["--set", f"resources.device={device}"],
+            tmp_path=tmp_path,
+        )
+        (tmp_path / "config.yaml").unlink()
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_analyses_that_could_only_fail_are_refused_before_anything_is_computed():
+    with pytest.raises(NtkPipeError, match="shows images"):
+        ntkpipe.plan(golden.config(analyses=[{"kind": "neighbors", "kernel": "ck"}]))
+
+
+def test_an_empty_place_is_refused():
+    with pytest.raises(NtkPipeError, match="is empty"):
+        ntkpipe.run(golden.config(), "")

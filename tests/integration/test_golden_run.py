@@ -129,3 +129,31 @@ def ntkpipe_error(kind):
     from ntkpipe.configs.errors import error_of_kind
 
     return type(error_of_kind(kind, ""))
+
+
+def test_a_map_style_data_set_gives_the_same_run(run, tmp_path):
+    config = golden.config()
+    config["data"]["splits"]["train"] = {"kind": "python", "target": "golden:Items"}
+    found = ntkpipe.run(config, tmp_path / "run")
+    assert found.sample_ids == ["0", "1", "2", "3"]
+    assert found.labels("train").tolist() == golden.LABELS
+    assert np.array_equal(found.kernel("trntk")[:, :], run.kernel("trntk")[:, :])
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"model": {"target": "golden:build_unseeded_model"}}, "builds other weights in this process"),
+        ({"data": {"splits": {"train": {"kind": "python", "target": "golden:load_random"}}}}, "differ from those"),
+        ({"data": {"splits": {"train": {"kind": "python", "target": "golden:Augmented"}}}}, "differ from those"),
+    ],
+)
+def test_a_worker_that_loads_something_else_than_was_planned_refuses_to_work(section, words, tmp_path):
+    with pytest.raises(ntkpipe_error("run-mismatch"), match=words):
+        ntkpipe.run(golden.config(**section), tmp_path / "run")
+
+
+def test_a_run_without_any_kernel_matrix_ends_well(tmp_path):
+    splits = golden.config()["data"]["splits"]
+    found = ntkpipe.run(golden.config(data={"splits": splits, "pairs": []}, solve=[]), tmp_path / "run")
+    assert found.features["pntk-sjlt"][:].shape == (4, 16)

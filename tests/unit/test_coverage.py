@@ -170,8 +170,12 @@ class Branching(nn.Module):
 
 
 def test_a_path_that_depends_on_the_samples_is_refused():
-    import ntkpipe
+    from ntkpipe.workers.jacobians.engine import JacobianEngine
 
-    x = torch.cat([torch.ones(3, 4), -torch.ones(3, 4)])
+    model, positive = Branching(), torch.rand(3, 4)
+    engine = JacobianEngine(model, plan_routes(model, select_parameters(model), positive))
+    engine.run(positive, {"trace"})
     with pytest.raises(CoverageError, match=r"parameter 'body\.weight' is not used"):
-        ntkpipe.kernel_matrix(Branching(), x, batch_size=3)
+        engine.run(-positive, {"trace"})
+    with pytest.raises(CoverageError, match="change with the other samples"):
+        plan_routes(model, select_parameters(model), torch.cat([positive, -positive]))

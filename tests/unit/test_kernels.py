@@ -169,6 +169,26 @@ def test_integer_inputs_reach_an_embedding():
         assert relative_error(found[name], values) < 1e-10
 
 
+def test_a_second_use_that_is_inactive_on_the_probes_is_seen():
+    model, _ = models.build("hidden second use")
+    x = torch.cat([-torch.rand(8, 4), 2 + torch.rand(8, 4)])
+    for rows in (x, x[:8], torch.cat([torch.zeros(8, 4), x])):
+        jacobian, columns = dense_jacobian(model, rows), dense_jacobian(model, x)
+        expected = sum(reference_components("trntk0", jacobian, columns).values())
+        assert (
+            relative_error(ntkpipe.kernel_matrix(model, rows, x, kernel="trntk0", dtype=torch.float64), expected) < 1e-9
+        )
+
+
+def test_a_norm_that_underflows_is_no_silent_zero():
+    model = nn.Sequential(golden.build_model(), Scale(1e-24))
+    x = torch.tensor(golden.INPUTS)
+    with pytest.raises(NumericalError, match="squared norm is lost in float32"):
+        ntkpipe.kernel_matrix(model, x)
+    exact = ntkpipe.kernel_matrix(golden.build_model(), x, dtype=torch.float64)
+    assert relative_error(ntkpipe.kernel_matrix(model, x, dtype=torch.float64), exact) < 1e-12
+
+
 def test_a_sample_without_gradient_has_a_zero_cosine_kernel():
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
     with torch.no_grad():
@@ -248,6 +268,14 @@ def test_bad_arguments_are_refused():
         ntkpipe.kernel_matrix(model, x, torch.ones(2, 3))
     with pytest.raises(ConfigError, match="sample 1 of the inputs is NaN"):
         ntkpipe.kernel_matrix(model, torch.tensor([[1.0, 1.0], [float("nan"), 0.0]]))
+    with pytest.raises(ConfigError, match="dtype must be"):
+        ntkpipe.kernel_matrix(model, x, dtype=torch.float16)
+    with pytest.raises(ConfigError, match="batch_size = 0"):
+        ntkpipe.kernel_matrix(model, x, batch_size=0)
+    with pytest.raises(ConfigError, match="parameters is empty"):
+        ntkpipe.kernel_matrix(model, x, parameters=[])
+    with pytest.raises(ConfigError, match=r"cannot process samples of shape \(3,\)"):
+        ntkpipe.kernel_matrix(model, torch.ones(2, 3))
     with pytest.raises(ConfigError, match="no samples"):
         ntkpipe.kernel_matrix(model, x[:0])
     with pytest.raises(ConfigError, match="no trainable parameter"):

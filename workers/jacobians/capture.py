@@ -6,6 +6,7 @@ outputs are asked of autograd, so it runs data-only backward passes although the
 the user's model is changed.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -70,7 +71,7 @@ class Capture:
         if last_linear:
             features, output, version = last_linear[0]
             # The same memory, not written since: equal values could be chance, as behind a ReLU.
-            same = output.data_ptr() == outputs.data_ptr() and output.shape == outputs.shape
+            same = output.data_ptr() == outputs.data_ptr() and output.numel() == outputs.numel()
             if same and outputs._version == version:
                 self.penultimate_BD = features.flatten(1)
 
@@ -86,6 +87,27 @@ class Capture:
                 # A layer whose output is thrown away has no gradient; its parameters' gradient is zero.
                 column.append(cotangent_BC.new_zeros(call.shape) if gradient is None else gradient)
         return [torch.stack(column) for column in columns]
+
+    def num_calls(self) -> Counter[nn.Parameter]:
+        """Return how often each parameter was used by a recorded call."""
+        return Counter(parameter for call in self._calls for parameter in call.module.parameters(recurse=False))
+
+    def num_uses(self) -> Counter[nn.Parameter]:
+        """Return how often each parameter was used at all: edges of the autograd graph that end in it."""
+        uses: Counter[nn.Parameter] = Counter()
+        seen, pending = set(), [self.outputs_BC.grad_fn]
+        while pending:
+            node = pending.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            for following, _ in node.next_functions:
+                variable = getattr(following, "variable", None)
+                if isinstance(variable, nn.Parameter):
+                    uses[variable] += 1
+                else:
+                    pending.append(following)
+        return uses
 
     def misaligned(self) -> set[nn.Module]:
         """Return the recorded modules that were called with something else than the batch as leading dimension."""

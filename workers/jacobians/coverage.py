@@ -1,8 +1,9 @@
-"""By which route each parameter's gradients are computed, found out and proved on two samples.
+"""By which route each parameter's gradients are computed, found out and proved on a few samples.
 
 Every trainable parameter is first tried on the cheapest route that could cover it and compared, sample by sample, with
-plain autograd on batches of one. A route that disagrees is not used: a weight that is also applied by a functional
-call, or a layer that is fed something other than the batch, moves on to the next route by itself.
+plain autograd on batches of one. A route that disagrees is not used: a layer that is fed something other than the batch moves
+on to the next route by itself. Two things a comparison cannot see are looked for: a weight that is also applied by a
+functional call, whose contribution may happen to be zero, and a parameter whose gradient is zero on all of the samples.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,6 +18,9 @@ from ntkpipe.workers.jacobians.capture import Capture
 from ntkpipe.workers.jacobians.fallback import looped_gradients, vectorised_gradients
 from ntkpipe.workers.jacobians.layers import has_rule
 from ntkpipe.workers.jacobians.routes import ParameterRoute, Route
+
+NUM_PROBES = 4
+"""Samples on which routes are proved."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 """Largest relative difference of a gradient from plain autograd; rounding stays far below, a wrong rule far above."""
@@ -38,6 +42,10 @@ def select_parameters(model: nn.Module, patterns: Sequence[str] | None = None) -
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not names:
         raise ConfigError("the model has no trainable parameter (none has requires_grad=True); a kernel needs some.")
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    if patterns is not None and not patterns:
+        raise ConfigError("parameters is empty; name at least one parameter, or leave it out to take all.")
     for pattern in patterns or ():
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(unknown_name("parameter", pattern, names))
@@ -66,18 +74,23 @@ def check_modules(model: nn.Module) -> None:
 
 
 def plan_routes(model: nn.Module, names: Sequence[str], inputs: torch.Tensor) -> tuple[ParameterRoute, ...]:
-    """Find a route for every named parameter on one or two samples.
+    """Find a route for every named parameter on a few samples, which had better differ.
 
     Args:
         model: The model, on the device and in the precision of the run.
         names: From :func:`select_parameters`.
-        inputs: One or two samples.
+        inputs: From :func:`probe_samples`.
 
     Raises:
         CoverageError: A sample's output depends on the other samples of its batch, or a parameter has no route whose
             gradients agree with plain autograd; the parameter is named.
     """
     check_modules(model)
+    finite_B = torch.isfinite(Capture(model, frozenset(), inputs).outputs_BC).all(dim=1)
+    if not finite_B.any():
+        raise CoverageError("the model's outputs are NaN or infinite; check its weights and its inputs.")
+    # Samples that overflow are reported by name when their turn comes; they cannot prove anything.
+    inputs = inputs[finite_B]
     together, again = (Capture(model, frozenset(), inputs).outputs_BC.detach() for _ in range(2))
     alone = torch.cat([Capture(model, frozenset(), inputs[i : i + 1]).outputs_BC.detach() for i in range(len(inputs))])
     if not torch.equal(together, again):
@@ -88,7 +101,7 @@ def plan_routes(model: nn.Module, names: Sequence[str], inputs: torch.Tensor) ->
             "Look for normalisation over the batch, or a reshape that mixes samples."
         )
     generator = torch.Generator().manual_seed(0)
-    cotangents_VBC = torch.randn(1, *together.shape, generator=generator, dtype=torch.float64).to(together)
+    cotangents_VBC = torch.randn(2, *together.shape, generator=generator, dtype=torch.float64).to(together)
     truth = looped_gradients(model, names, inputs, cotangents_VBC)
     # A gradient that is zero but for rounding, such as an attention key's bias, has no largest entry to compare with.
     noise = NOISE[together.dtype] * max(float(value.abs().amax()) for value in truth.values())
@@ -96,7 +109,9 @@ def plan_routes(model: nn.Module, names: Sequence[str], inputs: torch.Tensor) ->
     for route in ("captured", "vmap", "loop"):
         missing = [name for name in names if name not in routes]
         for name, gradients in _attempt(route, model, missing, inputs, cotangents_VBC).items():
-            if _agree(gradients, truth[name], noise):
+            # Agreeing on zero proves nothing about rules for layers; torch.func differentiates the model itself.
+            proved = route != "captured" or bool(truth[name].any())
+            if proved and _agree(gradients, truth[name], noise):
                 routes[name] = route
     for name in names:
         if name not in routes:
@@ -106,6 +121,16 @@ def plan_routes(model: nn.Module, names: Sequence[str], inputs: torch.Tensor) ->
             )
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return tuple(ParameterRoute(name, shapes[name], routes[name]) for name in names)
+
+
+def probe_samples(inputs: torch.Tensor) -> torch.Tensor:
+    """Return up to ``NUM_PROBES`` different samples, spread over the ones given."""
+    positions = torch.linspace(0, len(inputs) - 1, min(len(inputs), 4 * NUM_PROBES)).round().long()
+    chosen: list[torch.Tensor] = []
+    for sample in inputs[positions]:
+        if len(chosen) < NUM_PROBES and not any(torch.equal(sample, other) for other in chosen):
+            chosen.append(sample)
+    return torch.stack(chosen)
 
 
 def recorded_modules(model: nn.Module, names: Collection[str]) -> frozenset[nn.Module]:
@@ -134,7 +159,12 @@ def _attempt(
     modules = recorded_modules(model, names)
     modules -= Capture(model, modules, inputs).misaligned()
     capture = Capture(model, modules, inputs)
-    by_parameter = {parameter: name for name, parameter in model.named_parameters() if name in names}
+    calls, uses = capture.num_calls(), capture.num_uses()
+    by_parameter = {
+        parameter: name
+        for name, parameter in model.named_parameters()
+        if name in names and uses[parameter] == calls[parameter]
+    }
     factors = capture.factors(by_parameter, capture.deltas(cotangents_VBC))
     return {name: factor.dense() for name, factor in factors.items()}
 

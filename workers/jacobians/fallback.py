@@ -31,12 +31,16 @@ def vectorised_gradients(
             return check_outputs(functional_call(model, values, (sample.unsqueeze(0),)), 1).squeeze(0)
 
         pull_back = vjp(outputs, parameters)[1]
-        return {name: gradient.flatten(1) for name, gradient in vmap(pull_back)(cotangents_VC)[0].items()}
+        return {
+            name: gradient.reshape(len(cotangents_VC), -1)
+            for name, gradient in vmap(pull_back)(cotangents_VC)[0].items()
+        }
 
     per_sample = len(cotangents_VBC) * sum(value.numel() * value.element_size() for value in parameters.values())
     chunk = max(1, CHUNK_BYTES // max(1, per_sample))
-    stacked = vmap(gradients, in_dims=(0, 1), out_dims=1, chunk_size=chunk)(inputs, cotangents_VBC)
-    return {name: gradient.detach() for name, gradient in stacked.items()}
+    # A parameter without influence has constant gradients, which vmap places right along the first axis only.
+    stacked_BVP = vmap(gradients, in_dims=(0, 1), chunk_size=chunk)(inputs, cotangents_VBC)
+    return {name: gradient.detach().transpose(0, 1) for name, gradient in stacked_BVP.items()}
 
 
 def looped_gradients(

@@ -19,6 +19,8 @@ class SampleFeatures:
     """(B, K), or (G, B, K) when layerwise; None for an exact kernel."""
     diagonal_B: torch.Tensor
     """Exact K(x, x) before any normalisation."""
+    underflow_B: torch.Tensor
+    """Whether a gradient is not zero, but its squared norm is too small to be trusted."""
 
 
 def batch_features(
@@ -31,15 +33,35 @@ def batch_features(
     """
     if definition.functional is None:
         features_BK = penultimate(jacobian)
-        return SampleFeatures(features_BK, features_BK.square().sum(dim=1))
+        norms_B = features_BK.square().sum(dim=1)
+        return SampleFeatures(features_BK, norms_B, torch.zeros_like(norms_B, dtype=torch.bool))
     factors = jacobian.factors[definition.functional]
     diagonal_B = sum_in_order([factor.squared_norms() for factor in factors.values()])
+    underflow_B = _underflow(factors, diagonal_B)
     if projection is None:
-        return SampleFeatures(None, diagonal_B)
+        return SampleFeatures(None, diagonal_B, underflow_B)
     if layerwise:
         parts = [_project({name: factor}, projection) for name, factor in factors.items()]
-        return SampleFeatures(torch.stack(parts), diagonal_B)
-    return SampleFeatures(_project(factors, projection), diagonal_B)
+        return SampleFeatures(torch.stack(parts), diagonal_B, underflow_B)
+    return SampleFeatures(_project(factors, projection), diagonal_B, underflow_B)
+
+
+def _underflow(factors: dict[str, AbstractFactor], diagonal_B: torch.Tensor) -> torch.Tensor:
+    """Return which samples have a gradient whose squared norm falls below the normal range of the precision.
+
+    A norm of exactly zero is either that of a sample without any gradient, which is fine, or an underflow; only then
+    are the gradients themselves looked at.
+    """
+    limits = torch.finfo(diagonal_B.dtype)
+    suspicious_B = diagonal_B < limits.tiny / limits.eps
+    if not suspicious_B.any():
+        return suspicious_B
+    any_B = torch.zeros_like(suspicious_B)
+    for factor in factors.values():
+        for vector in range(factor.num_vectors):
+            for _, gradients_BP in factor.slices(vector, slice_width(factor.num_samples)):
+                any_B |= gradients_BP.any(dim=1)
+    return suspicious_B & any_B
 
 
 def penultimate(jacobian: BatchJacobian) -> torch.Tensor:

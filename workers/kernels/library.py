@@ -7,15 +7,17 @@ import torch
 from torch import nn
 
 from ntkpipe.configs.base import unknown_name
-from ntkpipe.configs.errors import ConfigError, NumericalError
+from ntkpipe.configs.errors import ConfigError, NtkPipeError, NumericalError
 from ntkpipe.configs.kernels import KernelKind
 from ntkpipe.configs.projection import Projection
-from ntkpipe.workers.jacobians.coverage import TOLERANCE, plan_routes, select_parameters
+from ntkpipe.workers.jacobians.coverage import TOLERANCE, plan_routes, probe_samples, select_parameters
 from ntkpipe.workers.jacobians.engine import BatchJacobian, JacobianEngine
 from ntkpipe.workers.kernels.blocks import cosine_normalised, exact_components
 from ntkpipe.workers.kernels.definitions import DEFINITIONS, KernelDefinition
-from ntkpipe.workers.kernels.features import batch_features, penultimate, sum_in_order
+from ntkpipe.workers.kernels.features import SampleFeatures, batch_features, penultimate, sum_in_order
 from ntkpipe.workers.projections.registry import make_projection
+
+TOTAL = "total"
 
 
 def kernel_matrix(
@@ -44,7 +46,8 @@ def kernel_matrix(
         y2: Labels of ``x2``.
         projection: Estimates the kernel from random features; None, or kind ``none``, computes it exactly. Cosine
             kernels are normalised by exact norms either way.
-        layerwise: Return {parameter name: (N, M)} components that sum to the kernel.
+        layerwise: Return {parameter name: (N, M)} components that sum to the kernel. With a projection each component
+            is estimated from K features of its own, which is another estimate of the kernel than without.
         parameters: Shell-style patterns of the parameters to differentiate; None takes all trainable ones.
         dtype: Precision of the computation, float32 or float64; None is the model's own, float32 for a model in half
             precision.
@@ -58,7 +61,7 @@ def kernel_matrix(
         CoverageError: The model mixes samples, is random, or a parameter cannot be differentiated per sample.
         NumericalError: A value is not finite.
     """
-    definition = _definition(kernel)
+    definition = _definition(kernel, batch_size)
     if layerwise and definition.functional is None:
         raise ConfigError(f"kernel {kernel!r} has no parameters, so it has no layerwise components.")
     if projection is not None and projection.resolved_kind != "none" and definition.functional is not None:
@@ -74,12 +77,14 @@ def kernel_matrix(
             if inputs2 is None
             else torch.cat([penultimate(engine.run(batch, set())) for batch in inputs2.split(batch_size)])
         )
-        return _checked(rows @ columns.T, kernel)
+        product = rows @ columns.T
+        return _checked((product + product.T) / 2 if inputs2 is None else product, kernel)
     row_factors = [batch.factors[definition.functional] for batch in row_batches]
     parts: list[dict[str, torch.Tensor]] = []
     column_diagonals = []
     for column in row_batches if inputs2 is None else (engine.run(b, functionals) for b in inputs2.split(batch_size)):
-        parts.append(exact_components(row_factors, column.factors[definition.functional]))
+        found = exact_components(row_factors, column.factors[definition.functional])
+        parts.append(found if layerwise else {TOTAL: sum_in_order(list(found.values()))})
         column_diagonals.append(_diagonal(definition, column))
     components = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
     if inputs2 is None:
@@ -88,7 +93,7 @@ def kernel_matrix(
         row_diagonal = torch.cat([_diagonal(definition, batch) for batch in row_batches])
         column_diagonal = torch.cat(column_diagonals)
         components = {name: cosine_normalised(v, row_diagonal, column_diagonal) for name, v in components.items()}
-    return _checked(components if layerwise else sum_in_order(list(components.values())), kernel)
+    return _checked(components if layerwise else components[TOTAL], kernel)
 
 
 def features(
@@ -119,7 +124,7 @@ def features(
         CoverageError: As for :func:`kernel_matrix`.
         NumericalError: A value is not finite.
     """
-    definition = _definition(kernel)
+    definition = _definition(kernel, batch_size)
     found, diagonal_N = _all_features(
         model, x, definition, projection or Projection(), False, parameters, dtype, batch_size
     )
@@ -130,7 +135,9 @@ def features(
     return checked
 
 
-def _definition(kernel: str) -> KernelDefinition:
+def _definition(kernel: str, batch_size: int) -> KernelDefinition:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size} must be at least 1.")
     if kernel not in DEFINITIONS:
         raise ConfigError(unknown_name("kernel", kernel, DEFINITIONS))
     return DEFINITIONS[kernel]
@@ -144,6 +151,8 @@ def _prepare(
     dtype: torch.dtype | None,
 ) -> tuple[JacobianEngine, torch.Tensor, torch.Tensor | None]:
     """Return the engine and the inputs in the precision and on the device of the computation."""
+    if dtype is not None and dtype not in TOLERANCE:
+        raise ConfigError(f"dtype must be torch.float32 or torch.float64, found {dtype}.")
     names = select_parameters(model, parameters)
     own = dict(model.named_parameters())[names[0]]
     # Half precision has too few digits for sums over parameters.
@@ -151,27 +160,49 @@ def _prepare(
     if precision != own.dtype:
         model = copy.deepcopy(model).to(precision)
     x, *others = (_converted(inputs, precision, own.device) for inputs in (x, x2) if inputs is not None)
-    if len(x) == 0 or any(len(other) == 0 for other in others):
-        raise ConfigError("there are no samples: the inputs have length 0.")
     for other in others:
         if other.shape[1:] != x.shape[1:]:
             raise ConfigError(f"x has samples of shape {tuple(x.shape[1:])}, x2 of shape {tuple(other.shape[1:])}.")
-    return JacobianEngine(model, plan_routes(model, names, x[:2])), x, others[0] if others else None
+    probes = probe_samples(torch.cat([x, *others]) if others else x)
+    try:
+        routes = plan_routes(model, names, probes)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, NtkPipeError):
+            raise
+        raise ConfigError(f"the model cannot process samples of shape {tuple(x.shape[1:])}: {error}") from error
+    return JacobianEngine(model, routes), x, others[0] if others else None
 
 
 def _converted(inputs: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if not isinstance(inputs, torch.Tensor):
         raise ConfigError(f"inputs must be a torch.Tensor of shape (N, ...), found {type(inputs).__name__}.")
+    if inputs.dim() == 0:
+        raise ConfigError("inputs must have shape (N, ...), found a single number.")
+    if len(inputs) == 0:
+        raise ConfigError("there are no samples: the inputs have length 0.")
     if not inputs.is_floating_point():
         return inputs.to(device)
-    bad = (~torch.isfinite(inputs).flatten(1).all(1)).nonzero()
+    bad = (~torch.isfinite(inputs).reshape(len(inputs), -1).all(1)).nonzero()
     if len(bad):
         raise ConfigError(f"sample {int(bad[0, 0])} of the inputs is NaN or infinite.")
     return inputs.to(device=device, dtype=dtype)
 
 
 def _diagonal(definition: KernelDefinition, batch: BatchJacobian) -> torch.Tensor:
-    return batch_features(definition, batch, None, layerwise=False).diagonal_B
+    return _checked_norms(batch_features(definition, batch, None, layerwise=False))
+
+
+def _checked_norms(found: SampleFeatures) -> torch.Tensor:
+    """Return the diagonal.
+
+    Raises:
+        NumericalError: A norm is lost in the precision of the computation.
+    """
+    if found.underflow_B.any():
+        raise NumericalError(
+            "the gradient of a sample is so small that its squared norm is lost in float32. Use dtype=torch.float64."
+        )
+    return found.diagonal_B
 
 
 def _all_features(
@@ -193,7 +224,7 @@ def _all_features(
         for batch in inputs.split(batch_size)
     ]
     stacked = torch.cat([part.features for part in parts if part.features is not None], dim=-2)
-    return stacked, torch.cat([part.diagonal_B for part in parts])
+    return stacked, torch.cat([_checked_norms(part) for part in parts])
 
 
 def _projected(
@@ -214,6 +245,8 @@ def _projected(
         else _all_features(model, x2, definition, projection, layerwise, parameters, dtype, batch_size)
     )
     products = rows @ columns.transpose(-1, -2)
+    if x2 is None:
+        products = (products + products.transpose(-1, -2)) / 2
     if definition.cosine:
         flat = products.reshape(-1, *products.shape[-2:])
         products = torch.stack([cosine_normalised(p, row_diagonal, column_diagonal) for p in flat]).reshape_as(products)

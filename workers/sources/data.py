@@ -1,22 +1,20 @@
-"""The samples of a split: inputs by position, labels, ids, and a fingerprint of all of it."""
+"""The samples of a split: inputs by position, labels, ids, and digests of all of it."""
 
 import hashlib
-import io
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, final
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
-from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.errors import ConfigError, RunMismatchError
 from ntkpipe.configs.sources import ArrayData, SplitData
-from ntkpipe.storage.assets import read_asset
+from ntkpipe.storage.grid import Shard, shards
+from ntkpipe.workers.sources.arrays import load_arrays, native
 from ntkpipe.workers.sources.imports import call
 from ntkpipe.workers.sources.samples import Samples
-
-FINGERPRINT_ROWS = 1024
 
 
 @final
@@ -27,26 +25,33 @@ class SplitSource:
         name: Of the split.
         ids: (N,) unique sample ids.
         labels: (N,) int64 classes, (N, T) float64 targets, or None.
+
+    Raises:
+        ConfigError: The source gives no samples, or labels or ids that do not fit them.
     """
 
     def __init__(self, name: str, config: SplitData) -> None:
-        loaded = _load_arrays(config) if isinstance(config, ArrayData) else call(config.target, config.options)
-        origin = f"split {name!r}"
+        self.name = name
+        loaded = load_arrays(config) if isinstance(config, ArrayData) else call(config.target, config.options)
         if isinstance(loaded, Samples):
-            self._inputs: torch.Tensor | Dataset[Any] = loaded.inputs
+            self._inputs: Any = _tensor(f"split {name!r}: inputs", loaded.inputs)
             ids, labels = loaded.ids, loaded.labels
-        elif isinstance(loaded, Dataset) or (hasattr(loaded, "__getitem__") and hasattr(loaded, "__len__")):
-            self._inputs, ids, labels = loaded, None, _dataset_labels(loaded)
+        elif (
+            hasattr(loaded, "__getitem__") and hasattr(loaded, "__len__") and not isinstance(loaded, dict | tuple | str)
+        ):
+            self._inputs, ids, labels = loaded, None, None
         else:
             raise ConfigError(
-                f"{origin}: expected a Samples object or a map-style data set, found {type(loaded).__name__}."
+                f"split {name!r}: expected ntkpipe.Samples(inputs, labels) or a map-style data set, found "
+                f"{type(loaded).__name__}."
             )
-        self.name = name
-        num = len(self._inputs)  # type: ignore[arg-type]
+        num = len(self._inputs)
         if num == 0:
-            raise ConfigError(f"{origin} has no samples.")
-        self.ids = _check_ids(origin, ids if ids is not None else tuple(str(position) for position in range(num)), num)
-        self.labels = _check_labels(origin, labels, num, self.ids)
+            raise ConfigError(f"split {name!r} has no samples.")
+        if labels is None and not isinstance(self._inputs, torch.Tensor):
+            labels = self._dataset_labels()
+        self.ids = _check_ids(f"split {name!r}", ids if ids is not None else range(num), num)
+        self.labels = _check_labels(f"split {name!r}", labels, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,111 +63,143 @@ class SplitSource:
             return "none"
         return "classes" if self.labels.dim() == 1 else "values"
 
-    def inputs(self, positions: Sequence[int], dtype: torch.dtype, device: str) -> torch.Tensor:
-        """Return the inputs at some positions, (B, ...); real ones in the given precision.
+    def raw(self, positions: Sequence[int]) -> torch.Tensor:
+        """Return the inputs at some positions as they are stored, (B, ...).
 
         Raises:
-            ConfigError: An input holds NaN or infinity; the sample is named.
+            ConfigError: An input cannot be read, is no tensor, or holds NaN or infinity; the sample is named.
         """
         if isinstance(self._inputs, torch.Tensor):
             inputs = self._inputs[torch.as_tensor(positions)]
         else:
-            inputs = default_collate([_input_of(self._inputs[position]) for position in positions])
+            items = [_input_of(self._item(position)) for position in positions]
+            try:
+                inputs = default_collate(items)
+            except (RuntimeError, TypeError) as error:
+                raise ConfigError(
+                    f"the samples of split {self.name!r} cannot be put into one batch: {error}"
+                ) from error
         if not isinstance(inputs, torch.Tensor):
             raise ConfigError(
                 f"the samples of split {self.name!r} are collated to {type(inputs).__name__}; expected one tensor each. "
                 "Wrap data set and model so that a sample is a tensor."
             )
-        if not inputs.is_floating_point():
-            return inputs.to(device)
-        finite = torch.isfinite(inputs).flatten(1).all(1)
-        if not finite.all():
-            position = positions[int((~finite).nonzero()[0, 0])]
-            raise ConfigError(
-                f"sample {self.ids[position]!r} (position {position} of split {self.name!r}) has a NaN or infinite "
-                "input. Remove it or repair the data."
-            )
-        return inputs.to(device=device, dtype=dtype)
+        if inputs.is_floating_point():
+            finite = torch.isfinite(inputs).reshape(len(inputs), -1).all(1)
+            if not finite.all():
+                position = positions[int((~finite).nonzero()[0, 0])]
+                raise ConfigError(
+                    f"sample {self.ids[position]!r} (position {position} of split {self.name!r}) has a NaN or infinite "
+                    "input. Remove it or repair the data."
+                )
+        return inputs
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of ids, labels and every input."""
+    def shard(self, shard: Shard, expected: str) -> torch.Tensor:
+        """Return the inputs of a shard, which must be those that the run was planned for.
+
+        Raises:
+            RunMismatchError: They are not: the source gives other samples every time it is asked.
+        """
+        inputs = self.raw(range(shard.start, shard.stop))
+        if input_digest(inputs) != expected:
+            raise RunMismatchError(
+                f"split {self.name!r}, samples {shard.start} to {shard.stop}: the inputs differ from those the run was "
+                "planned for. The source must give the same samples in every process: fix its seed, and leave random "
+                "augmentation out."
+            )
+        return inputs
+
+    def digests(self, shard_rows: int) -> tuple[str, ...]:
+        """Return one digest of inputs per shard; reads everything once."""
+        return tuple(
+            input_digest(self.raw(range(shard.start, shard.stop))) for shard in shards(self.name, len(self), shard_rows)
+        )
+
+    def fingerprint(self, digests: Sequence[str]) -> str:
+        """Return the SHA-256 of ids, labels and the digests of all inputs."""
         state = hashlib.sha256()
-        for text in self.ids:
+        for text in (*self.ids, *digests):
             state.update(text.encode() + b"\0")
         if self.labels is not None:
             state.update(self.labels.numpy().tobytes())
-        for start in range(0, len(self), FINGERPRINT_ROWS):
-            positions = range(start, min(start + FINGERPRINT_ROWS, len(self)))
-            rows = self.inputs(positions, torch.float64, "cpu").contiguous()
-            state.update(f"|{rows.dtype}|{tuple(rows.shape)}|".encode())
-            state.update(rows.numpy().tobytes())
         return state.hexdigest()
 
+    def _item(self, position: int) -> Any:
+        try:
+            return self._inputs[position]
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise ConfigError(
+                f"split {self.name!r}: sample {position} cannot be read: {type(error).__name__}: {error} "
+                f"({frame.filename}, line {frame.lineno})"
+            ) from error
 
-def _load_arrays(config: ArrayData) -> Samples:
-    labels, ids = None, None
-    loaded = _load_numpy(config.inputs)
-    if isinstance(loaded, dict):
-        if "inputs" not in loaded:
-            raise ConfigError(f"{config.inputs} has no array 'inputs'; found: {', '.join(sorted(loaded))}")
-        inputs, labels, ids = loaded["inputs"], loaded.get("labels"), loaded.get("ids")
-    else:
-        inputs = loaded
-    if config.labels is not None:
-        labels = _load_numpy(config.labels)
-        if isinstance(labels, dict):
-            raise ConfigError(f"{config.labels}: expected one .npy array, found an .npz archive.")
-    if config.ids is not None:
-        ids = np.array(read_asset(config.ids).decode("utf-8").splitlines())
-    return Samples(
-        inputs=torch.from_numpy(inputs),
-        labels=None if labels is None else torch.from_numpy(labels),
-        ids=None if ids is None else tuple(str(text) for text in ids),
-    )
+    def _dataset_labels(self) -> torch.Tensor | None:
+        """Return the second parts of a data set's items, None if its items have one part only."""
+        first = self._item(0)
+        if not isinstance(first, tuple | list) or len(first) < 2 or first[1] is None:
+            return None
+        labels = [self._item(position)[1] for position in range(len(self._inputs))]
+        return torch.stack([_tensor(f"split {self.name!r}: label", label) for label in labels])
 
 
-def _load_numpy(url: str) -> Any:
-    try:
-        loaded = np.load(io.BytesIO(read_asset(url)), allow_pickle=False)
-        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except (ValueError, EOFError, OSError) as error:
-        raise ConfigError(f"{url} is not a readable .npy or .npz file of plain numbers: {error}") from None
+def input_digest(inputs: torch.Tensor) -> str:
+    """Return a SHA-256 of dtype, shape and bytes, shortened to 128 bits."""
+    contents = inputs.contiguous()
+    state = hashlib.sha256(f"{contents.dtype}|{tuple(contents.shape)}|".encode())
+    state.update(contents.flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()[:32]
 
 
 def _input_of(item: Any) -> Any:
     return item[0] if isinstance(item, tuple | list) else item
 
 
-def _dataset_labels(dataset: Any) -> torch.Tensor | None:
-    if len(dataset) == 0 or not isinstance(dataset[0], tuple | list) or len(dataset[0]) < 2:
-        return None
-    return torch.stack([torch.as_tensor(dataset[position][1]) for position in range(len(dataset))])
+def _tensor(what: str, values: Any) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu()
+    try:
+        return torch.as_tensor(native(values))
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"{what} must be numbers, found {type(values).__name__} {str(values)[:40]!r}.") from None
 
 
-def _check_ids(origin: str, ids: tuple[str, ...], num: int) -> tuple[str, ...]:
-    if len(ids) != num:
-        raise ConfigError(f"{origin} has {num} samples but {len(ids)} ids.")
-    if not all(ids):
-        raise ConfigError(f"{origin}: the id at position {ids.index('')} is empty.")
-    repeated, count = Counter(ids).most_common(1)[0]
+def _check_ids(origin: str, ids: Any, num: int) -> tuple[str, ...]:
+    if isinstance(ids, str):
+        raise ConfigError(f"{origin}: ids must be a sequence of names, found one text.")
+    names = tuple(str(name) for name in ids)
+    if len(names) != num:
+        raise ConfigError(f"{origin} has {num} samples but {len(names)} ids.")
+    if not all(names):
+        raise ConfigError(f"{origin}: the id at position {names.index('')} is empty.")
+    repeated, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"{origin}: the id {repeated!r} is used {count} times; ids must be unique.")
-    return ids
+    return names
 
 
-def _check_labels(origin: str, labels: torch.Tensor | None, num: int, ids: tuple[str, ...]) -> torch.Tensor | None:
+def _check_labels(origin: str, labels: Any, ids: tuple[str, ...]) -> torch.Tensor | None:
     if labels is None:
         return None
-    if len(labels) != num:
-        raise ConfigError(f"{origin} has {num} samples but {len(labels)} labels.")
-    if labels.is_floating_point():
-        values = labels.to(torch.float64).reshape(num, -1)
+    found = _tensor(f"{origin}: labels", labels)
+    if found.dim() == 0 or len(found) != len(ids):
+        num = 1 if found.dim() == 0 else len(found)
+        raise ConfigError(f"{origin} has {len(ids)} samples but {num} labels.")
+    if found.is_floating_point():
+        values = found.to(torch.float64).reshape(len(ids), -1)
         bad = (~torch.isfinite(values).all(1)).nonzero()
         if len(bad):
             raise ConfigError(f"{origin}: the label of sample {ids[int(bad[0, 0])]!r} is NaN or infinite.")
         return values.contiguous()
-    if labels.dim() != 1:
-        raise ConfigError(f"{origin}: integer labels must have shape (N,), found {tuple(labels.shape)}.")
-    if int(labels.min()) < 0:
-        raise ConfigError(f"{origin}: class {int(labels.min())} is negative; classes count from 0.")
-    return labels.to(torch.int64)
+    if found.dim() != 1:
+        raise ConfigError(f"{origin}: integer labels must have shape (N,), found {tuple(found.shape)}.")
+    classes = found.to(torch.int64)
+    if int(classes.min()) < 0:
+        raise ConfigError(f"{origin}: class {int(classes.min())} is negative; classes count from 0.")
+    return classes
+
+
+def batches(inputs: torch.Tensor, size: int, dtype: torch.dtype, device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield batches of inputs on a device, real ones in the given precision."""
+    for part in inputs.split(size):
+        yield part.to(device=device, dtype=dtype if part.is_floating_point() else None)

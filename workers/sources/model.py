@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 
 import safetensors
 import safetensors.torch
@@ -17,8 +16,8 @@ from ntkpipe.workers.sources.imports import call
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def load_model(config: PythonModel, device: str = "cpu") -> nn.Module:
-    """Build the model, load its weights, and put it on a device in the run's precision.
+def load_model(config: PythonModel) -> nn.Module:
+    """Build the model and load its weights, on the CPU and in the run's precision.
 
     Raises:
         ConfigError: The callable returns no module, or the weights do not fit it.
@@ -30,7 +29,21 @@ def load_model(config: PythonModel, device: str = "cpu") -> nn.Module:
         _load_weights(model, config.weights)
     if config.mode == "eval":
         model.eval()
-    return model.to(device=device, dtype=DTYPES[config.dtype])
+    return model.to(device="cpu", dtype=DTYPES[config.dtype])
+
+
+def usable_device(name: str) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"resources.device = {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -49,7 +62,7 @@ def _load_weights(model: nn.Module, url: str) -> None:
             state = safetensors.torch.load(data)
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - a file that is no state dict can make the readers raise anything
         raise ConfigError(f"{url} is not a safetensors file or a plain state dict: {error}") from None
     if not isinstance(state, dict):
         raise ConfigError(f"{url} holds a {type(state).__name__}; expected a state dict.")

@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Inputs with their labels and stable ids; what a data callable returns.
+    """Inputs with their labels and stable ids; what a data callable returns. NumPy arrays are taken for tensors.
 
     A callable may also return any map-style ``torch.utils.data.Dataset`` of ``(input, label)`` pairs or inputs.
     """

@@ -7,7 +7,6 @@ from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import put_object
@@ -70,8 +69,7 @@ class StoredRunView:
 
     def inputs(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The model inputs at some positions, read from the data source."""
-        values = self._context.split(split).inputs(positions.tolist(), torch.float64, "cpu")
-        return np.asarray(values.numpy(), dtype=np.float64)
+        return self._context.split(split).raw(positions.tolist()).double().numpy()
 
     def network_outputs(self, split: str) -> npt.NDArray[np.float64]:
         """The (N, C) outputs of the network."""

@@ -11,6 +11,7 @@ from ntkpipe.storage.records import ChunkRecord
 from ntkpipe.workers.context import WorkerContext
 from ntkpipe.workers.kernels.definitions import DEFINITIONS
 from ntkpipe.workers.kernels.features import SampleFeatures, batch_features
+from ntkpipe.workers.sources.data import batches
 from ntkpipe.workers.tasks import FeaturesTask, Written
 
 
@@ -21,12 +22,11 @@ def compute(context: WorkerContext, task: FeaturesTask) -> Written:
         NumericalError: A value is not finite; the sample is named.
     """
     shard, config = task.shard, context.spec.config
-    source, functionals = context.split(shard.split), context.functionals()
+    functionals, inputs = context.functionals(), context.inputs(shard.split, shard.start, shard.stop)
     outputs: list[torch.Tensor] = []
     parts: dict[str, list[SampleFeatures]] = {kernel.label: [] for kernel in config.kernels}
-    for start in range(shard.start, shard.stop, config.resources.batch_size):
-        positions = range(start, min(start + config.resources.batch_size, shard.stop))
-        jacobian = context.engine.run(source.inputs(positions, context.dtype, context.device), functionals)
+    for batch in batches(inputs, config.resources.batch_size, context.dtype, context.device):
+        jacobian = context.engine.run(batch, functionals)
         outputs.append(jacobian.outputs_BC)
         for kernel in config.kernels:
             parts[kernel.label].append(
@@ -35,10 +35,11 @@ def compute(context: WorkerContext, task: FeaturesTask) -> Written:
                 )
             )
     records = [_write(context, shard, layout.output(shard.split), torch.cat(outputs))]
-    for name, batches in parts.items():
-        diagonal_N = torch.cat([batch.diagonal_B for batch in batches])
-        records.append(_write(context, shard, layout.diagonal(name, shard.split), diagonal_N))
-        features = [batch.features for batch in batches if batch.features is not None]
+    for name, found in parts.items():
+        _check_norms(context, shard, name, torch.cat([part.underflow_B for part in found]))
+        diagonal_N = torch.cat([part.diagonal_B for part in found])
+        records.append(_write(context, shard, layout.diagonal(name, shard.split), diagonal_N, dtype="float64"))
+        features = [part.features for part in found if part.features is not None]
         if not features:
             continue
         stacked, path = torch.cat(features, dim=-2), layout.features(name, shard.split)
@@ -50,9 +51,15 @@ def compute(context: WorkerContext, task: FeaturesTask) -> Written:
 
 
 def _write(
-    context: WorkerContext, shard: Shard, path: str, values: torch.Tensor, group: int | None = None
+    context: WorkerContext,
+    shard: Shard,
+    path: str,
+    values: torch.Tensor,
+    group: int | None = None,
+    *,
+    dtype: str | None = None,
 ) -> ChunkRecord:
-    rows: Array = values.cpu().numpy().astype(context.spec.geometry.dtype)
+    rows: Array = values.cpu().numpy().astype(dtype or context.spec.geometry.dtype)
     _check_finite(context, shard, path, rows)
     position: tuple[int, ...] = (shard.index, *(0,) * (rows.ndim - 1))
     if group is None:
@@ -70,4 +77,15 @@ def _check_finite(context: WorkerContext, shard: Shard, path: str, rows: Array) 
         f"{path} is NaN or infinite for sample {sample!r} (position {position} of split {shard.split!r}). The model "
         "overflows or is not differentiable there: look at the sample, or try model.dtype=float64 with "
         "store.dtype=float64."
+    )
+
+
+def _check_norms(context: WorkerContext, shard: Shard, kernel: str, underflow_N: torch.Tensor) -> None:
+    if not underflow_N.any():
+        return
+    position = shard.start + int(underflow_N.nonzero()[0, 0])
+    sample = context.split(shard.split).ids[position]
+    raise NumericalError(
+        f"kernel {kernel!r}: the gradient of sample {sample!r} (position {position} of split {shard.split!r}) is so small "
+        "that its squared norm is lost in float32. Set model.dtype=float64."
     )

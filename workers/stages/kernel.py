@@ -15,6 +15,7 @@ from ntkpipe.workers.jacobians.engine import Functional
 from ntkpipe.workers.kernels.blocks import Factors, cosine_normalised, exact_components
 from ntkpipe.workers.kernels.definitions import DEFINITIONS
 from ntkpipe.workers.kernels.features import sum_in_order
+from ntkpipe.workers.sources.data import batches
 from ntkpipe.workers.tasks import KernelTask, Written
 
 Components = dict[str, torch.Tensor]
@@ -86,10 +87,9 @@ def _row_factors(context: WorkerContext, side: Shard, functionals: set[Functiona
 
 
 def _factors(context: WorkerContext, side: Shard, functionals: set[Functional]) -> Iterator[dict[Functional, Factors]]:
-    source, batch_size = context.split(side.split), context.spec.config.resources.batch_size
-    for start in range(side.start, side.stop, batch_size):
-        positions = range(start, min(start + batch_size, side.stop))
-        yield context.engine.run(source.inputs(positions, context.dtype, context.device), functionals).factors
+    inputs = context.inputs(side.split, side.start, side.stop)
+    for batch in batches(inputs, context.spec.config.resources.batch_size, context.dtype, context.device):
+        yield context.engine.run(batch, functionals).factors
 
 
 def _diagonal(context: WorkerContext, name: str, side: Shard) -> torch.Tensor:
