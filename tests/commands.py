@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-COMMAND = [sys.executable, "-c", "from ntkpipe.pipeline.cli import main; main()"]
+PROGRAM = """
+import signal
+from ntkpipe.pipeline.cli import main
+
+# A shell that starts the tests in the background makes them, and all they start, ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+COMMAND = [sys.executable, "-c", PROGRAM]
 
 
 def ntkpipe_command(*arguments: object) -> "subprocess.CompletedProcess[str]":
