@@ -50,6 +50,10 @@ class AbstractStore(ABC):
         """Return the sorted keys of all objects below ``prefix``."""
 
     @abstractmethod
+    def folders(self) -> list[str]:
+        """Return the sorted names of the folders right below the store's root, without looking into them."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object if it exists."""
 
@@ -115,6 +119,14 @@ class LocalRunStore(AbstractStore):
                 relative = Path(folder).relative_to(self.root).as_posix()
                 found += [f"{relative}/{file}" for file in files if not file.endswith(".partial")]
         return sorted(found)
+
+    def folders(self) -> list[str]:
+        """List a folder."""
+        with storage_errors(self.url):
+            try:
+                return sorted(item.name for item in self.root.iterdir() if item.is_dir())
+            except FileNotFoundError:
+                return []
 
     def delete(self, key: str) -> None:
         """Unlink a file."""
@@ -195,6 +207,16 @@ class FsspecRunStore(AbstractStore):
             except FileNotFoundError:
                 return []
         return sorted(path.removeprefix(self._root).lstrip("/") for path in found)
+
+    def folders(self) -> list[str]:
+        """List common prefixes."""
+        with storage_errors(self.url):
+            self._fs.invalidate_cache()
+            try:
+                items = self._fs.ls(self._root, detail=True)
+            except FileNotFoundError:
+                return []
+        return sorted(item["name"].rstrip("/").rpartition("/")[2] for item in items if item["type"] == "directory")
 
     def delete(self, key: str) -> None:
         """Remove an object."""

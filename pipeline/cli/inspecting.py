@@ -49,12 +49,12 @@ def status(url: Url, as_json: Annotated[bool, typer.Option("--json", help="Print
 
 
 def list_runs(root: Annotated[str, typer.Argument(help="Folder or URL that holds runs.")] = "runs") -> None:
-    """List the runs below a folder or URL."""
+    """List the runs right below a folder or URL."""
     table = Table("run", "name", "state", "done", "of")
-    suffix = f"/{layout.MANIFEST}"
-    names = [key.removesuffix(suffix) for key in open_store(root).names("") if key.endswith(suffix)]
+    store = open_store(root)
+    names = [name for name in store.folders() if store.get(f"{name}/{layout.MANIFEST}") is not None]
     for name in names:
-        url = f"{root.rstrip('/')}/{name.removeprefix('./')}"
+        url = f"{root.rstrip('/')}/{name}"
         try:
             found = open_run(url).status()
         except NtkPipeError as error:

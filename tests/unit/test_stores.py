@@ -38,6 +38,13 @@ def test_names_are_keys_below_a_prefix_in_order(store):
     assert store.names("nothing") == []
 
 
+def test_folders_are_those_right_below_the_root(store):
+    assert store.folders() == []
+    for key in ("b/deep/1", "a/2", "file"):
+        store.put(key, b"")
+    assert store.folders() == ["a", "b"]
+
+
 def test_deleting_twice_is_allowed(store):
     store.put("x", b"")
     store.delete("x")
