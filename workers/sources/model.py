@@ -41,6 +41,7 @@ def usable_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+    # PyTorch asserts that it was built with CUDA.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"resources.device = {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
