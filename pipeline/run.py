@@ -235,6 +235,7 @@ def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
         routes=probe.routes,
         weights_digest=probe.fingerprints["weights"],
         input_digests=probe.input_digests,
+        passes=probe.passes,
         threads=threads,
         import_path=(os.getcwd(), *(folder for folder in sys.path if folder)),
     )

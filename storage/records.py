@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 """Of the layout and of all documents; a reader refuses versions it does not know."""
 
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever the same configuration would give other numbers, so that a run is never continued by code that
 disagrees with what it has stored."""
 

@@ -1,5 +1,6 @@
 """What a worker loads once and every task of a run uses."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import final
 
@@ -9,21 +10,19 @@ from ntkpipe.configs.errors import RunMismatchError
 from ntkpipe.configs.kernels import KernelConfig
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.grid import shard_at
+from ntkpipe.storage.grid import Shard, shard_at
 from ntkpipe.storage.kernel import KernelReader
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.stores import open_store
-from ntkpipe.workers.jacobians.engine import Functional, JacobianEngine
-from ntkpipe.workers.kernels.blocks import Factors
-from ntkpipe.workers.kernels.definitions import DEFINITIONS
+from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine, Portion, portions
+from ntkpipe.workers.jacobians.functionals import Functional
+from ntkpipe.workers.kernels.definitions import kernel_definition
+from ntkpipe.workers.passes import CACHED_SHARDS
 from ntkpipe.workers.projections.base import AbstractProjection
 from ntkpipe.workers.projections.registry import make_projection
 from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES, load_model, usable_device, weights_digest
 from ntkpipe.workers.tasks import WorkerSpec
-
-CACHED_SHARDS = 4
-"""Shards of inputs that stay in memory: consecutive blocks share their rows."""
 
 
 @final
@@ -36,6 +35,7 @@ class WorkerContext:
         chunks: Its arrays.
         ledger: Its receipts.
         samples: Reads what is stored per sample.
+        kept_factors: Those of the last rows of an exact block, by what they are of; the kernel stage's own.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -44,7 +44,7 @@ class WorkerContext:
         self.chunks = ChunkStore(self.store)
         self.ledger = Ledger(self.store)
         self.samples = SampleReader(self.chunks, self.ledger, spec.geometry)
-        self.row_factors: tuple[object, list[dict[Functional, Factors]]] | None = None
+        self.kept_factors: tuple[object, list[dict[Functional, Factors]]] | None = None
         self._splits: dict[str, SplitSource] = {}
         self._shards: dict[tuple[str, int], torch.Tensor] = {}
         self._projections: dict[str, AbstractProjection] = {}
@@ -99,14 +99,32 @@ class WorkerContext:
             self._projections[key] = make_projection(config)
         return self._projections[key]
 
-    def functionals(self, *, exact_only: bool = False) -> set[Functional]:
-        """Return the output functionals that the run's kernels need, or only those of exact Jacobian kernels."""
-        found = {
-            DEFINITIONS[kernel.kind].functional
-            for kernel in self.spec.config.kernels
-            if not exact_only or self.projection(kernel) is None
-        }
-        return {functional for functional in found if functional is not None}
+    @property
+    def has_exact_kernels(self) -> bool:
+        """Whether a kernel of Jacobians is computed without features."""
+        kernels = self.spec.config.kernels
+        return any(kernel_definition(kernel.kind).functional and self.projection(kernel) is None for kernel in kernels)
+
+    def portions(self, *, exact_only: bool = False) -> list[Portion]:
+        """Return the passes that the run's kernels need over a batch, or only those of exact Jacobian kernels."""
+        found: set[Functional] = set()
+        for kernel in self.spec.config.kernels:
+            functional = kernel_definition(kernel.kind).functional
+            if functional is not None and (not exact_only or self.projection(kernel) is None):
+                found.add(functional)
+        return portions(found, self.spec.geometry.num_outputs, self.spec.passes.max_vectors)
+
+    def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Yield inputs and labels of a range of samples, batch by batch, on the device of the computation."""
+        inputs, labels = self.inputs(shard.split, shard.start, shard.stop), self.split(shard.split).labels
+        size = self.spec.passes.batch_size
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            first = shard.start + start
+            yield (
+                part.to(device=self.device, dtype=self.dtype if part.is_floating_point() else None),
+                None if labels is None else labels[first : first + len(part)].to(self.device),
+            )
 
     def kernel_reader(self, name: str, row_split: str, column_split: str, *, cache_bytes: int) -> KernelReader:
         """Return a reader of a stored kernel matrix."""

@@ -1,19 +1,27 @@
 """Looking at a model and its data before a run: shapes, routes, costs and fingerprints."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ntkpipe.configs.analyses import FidelityAnalysis, NeighborsAnalysis
-from ntkpipe.configs.errors import ConfigError, NtkPipeError
+from ntkpipe.configs.canonical import digest
+from ntkpipe.configs.errors import ConfigError, NtkPipeError, PlanError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve import SolveConfig
 from ntkpipe.storage.records import Geometry, KernelGeometry, SplitGeometry
-from ntkpipe.workers.jacobians.coverage import plan_routes, probe_samples, select_parameters
-from ntkpipe.workers.jacobians.engine import JacobianEngine
+from ntkpipe.workers.explain import Choice, exact_choices, projected_choices
+from ntkpipe.workers.jacobians.coverage import in_double_precision, plan_routes, probe_samples, select_parameters
+from ntkpipe.workers.jacobians.engine import BatchJacobian, JacobianEngine, Portion
+from ntkpipe.workers.jacobians.functionals import Functional
 from ntkpipe.workers.jacobians.routes import ParameterRoute
+from ntkpipe.workers.jacobians.truth import GradientCheck, check_gradient, require_passed
+from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.kernels.features import penultimate
+from ntkpipe.workers.memory import measure_footprint
+from ntkpipe.workers.passes import PassPlan, WorkerMemory, plan_passes, predict_memory
 from ntkpipe.workers.projections.registry import make_projection
 from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES, load_model, weights_digest
@@ -30,7 +38,17 @@ class Probe:
     """Per split, one digest of the inputs of each shard."""
     forward_flops: int
     """Floating point operations of one sample's forward pass."""
+    passes: PassPlan
+    """How batches are cut to fit a worker."""
+    memory: WorkerMemory
+    """Predicted peak of a worker."""
+    choices: dict[str, dict[str, Choice]]
+    """Per kernel and parameter name, how it is computed and why."""
+    gradient: GradientCheck
+    """Whether the backward pass is the derivative of the forward pass."""
     splits: dict[str, SplitSource]
+    projected: frozenset[str]
+    """Kernels that are estimated from random features."""
 
     @property
     def num_parameters(self) -> int:
@@ -43,14 +61,20 @@ def probe_run(config: RunConfig) -> Probe:
 
     Raises:
         ConfigError: Model or data cannot be loaded, or do not fit the rest of the configuration.
-        CoverageError: The model cannot be differentiated per sample.
+        CoverageError: The model cannot be differentiated per sample, or its backward pass is not a derivative.
+        PlanError: A single sample does not fit a worker's memory.
     """
     model = load_model(config.model)
     splits = {name: SplitSource(name, section) for name, section in config.data.splits.items()}
     train = splits[config.data.train_split]
     inputs = _probe_inputs(config, splits)
+    names = select_parameters(model)
     try:
-        routes = plan_routes(model, select_parameters(model), inputs)
+        precise, samples = in_double_precision(model, inputs)
+        routes = plan_routes(precise, names, samples)
+        gradient = check_gradient(precise, names, samples)
+        if config.model.pseudo_gradient == "refuse":
+            require_passed(gradient)
     except NtkPipeError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -60,18 +84,114 @@ def probe_run(config: RunConfig) -> Probe:
         ) from None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(inputs[:1])
-    first = JacobianEngine(model, routes).run(inputs[:1], set())
+    engine = JacobianEngine(model, routes)
+    first = engine.run(inputs[:1], Portion(frozenset({Functional("sum")})))
     penultimate_dim = penultimate(first).shape[1] if any(kernel.kind == "ck" for kernel in config.kernels) else None
     digests = {name: source.digests(config.store.shard_rows) for name, source in splits.items()}
-    fingerprints = {"weights": weights_digest(model)}
+    fingerprints = {"weights": weights_digest(model), "routes": _routes_digest(routes)}
+    if not gradient.passed:
+        fingerprints["gradient"] = "pseudo"
     fingerprints |= {f"data.{name}": source.fingerprint(digests[name]) for name, source in splits.items()}
     for kernel in config.kernels:
         projection = config.projection_of(kernel)
         if projection.resolved_kind != "none":
             fingerprints[f"projection.{kernel.label}"] = make_projection(projection).fingerprint()
     geometry = _geometry(config, splits, [route.name for route in routes], first.outputs_BC.shape[1], penultimate_dim)
+    _check_kernels(config, geometry, splits)
     _check_analyses(config, geometry, splits, tuple(inputs.shape[1:]))
-    return Probe(geometry, routes, fingerprints, digests, int(counter.get_total_flops()), splits)
+    passes, memory = _plan_memory(config, geometry, engine, inputs)
+    return Probe(
+        geometry=geometry,
+        routes=routes,
+        fingerprints=fingerprints,
+        input_digests=digests,
+        forward_flops=int(counter.get_total_flops()),
+        passes=passes,
+        memory=memory,
+        choices=_choices(config, geometry, first, passes),
+        gradient=gradient,
+        splits=splits,
+        projected=frozenset(
+            name.removeprefix("projection.") for name in fingerprints if name.startswith("projection.")
+        ),
+    )
+
+
+def _plan_memory(
+    config: RunConfig, geometry: Geometry, engine: JacobianEngine, inputs: torch.Tensor
+) -> tuple[PassPlan, WorkerMemory]:
+    """Cut batches so that a worker stays within its memory.
+
+    Raises:
+        PlanError: It cannot; says how much is needed at the least.
+    """
+    exact = [
+        kernel
+        for kernel in config.kernels
+        if kernel.kind != "ck" and config.projection_of(kernel).resolved_kind == "none"
+    ]
+    functionals = {kernel_definition(kernel.kind).functional for kernel in config.kernels} - {None}
+    vectors = sum(f.num_vectors(geometry.num_outputs) for f in functionals if f is not None)
+    if len(functionals) > 1 and vectors >= geometry.num_outputs and Functional("trace") not in functionals:
+        vectors += geometry.num_outputs
+    footprint = measure_footprint(engine, inputs[:2])
+    predict = partial(
+        predict_memory,
+        geometry,
+        footprint=footprint,
+        model_bytes=sum(value.nbytes for value in (*engine.model.parameters(), *engine.model.buffers())),
+        input_bytes=inputs[0].nbytes,
+        exact_groups=len(engine.names) if exact else None,
+    )
+    allowed = int(config.resources.max_worker_bytes)
+    least = predict(passes=PassPlan(1, 1, 1)).peak_bytes
+    if least > allowed:
+        raise PlanError(
+            f"a worker needs at least {least / 2**20:,.0f} MiB for one sample at a time, but "
+            f"resources.max_worker_bytes is {allowed / 2**20:,.0f} MiB. Raise it, or lower store.shard_rows, "
+            "store.block_rows or the projection's dim."
+        )
+    budget = allowed - predict(passes=None).peak_bytes
+    limit = config.resources.batch_size
+    passes = plan_passes(footprint, vectors, budget, limit, keep_rows=bool(exact))
+    return passes, predict(passes=passes)
+
+
+def _choices(
+    config: RunConfig, geometry: Geometry, first: BatchJacobian, passes: PassPlan
+) -> dict[str, dict[str, Choice]]:
+    """Return how every kernel handles every parameter."""
+    (factors,) = first.factors.values()
+    found = {}
+    for kernel in config.kernels:
+        functional = kernel_definition(kernel.kind).functional
+        if functional is None:
+            continue
+        vectors = min(functional.num_vectors(geometry.num_outputs), passes.max_vectors)
+        projection = config.projection_of(kernel)
+        if projection.resolved_kind == "none":
+            found[kernel.label] = exact_choices(factors, vectors, passes.batch_size)
+        else:
+            found[kernel.label] = projected_choices(factors, vectors, passes.batch_size, make_projection(projection))
+    return found
+
+
+def _routes_digest(routes: tuple[ParameterRoute, ...]) -> str:
+    return digest([[route.name, route.description] for route in routes])
+
+
+def _check_kernels(config: RunConfig, geometry: Geometry, splits: dict[str, SplitSource]) -> None:
+    """Refuse kernels whose labels or class do not exist, on the smallest input that shows it."""
+    for kernel in config.kernels:
+        functional = kernel_definition(kernel.kind).functional
+        if functional is None:
+            continue
+        for name, source in splits.items():
+            outputs_BC = torch.zeros(len(source), geometry.num_outputs)
+            try:
+                functional.cotangents(outputs_BC, source.labels)
+            except ConfigError as error:
+                raise ConfigError(f"kernel {kernel.label!r} on split {name!r}: {error.message}") from None
 
 
 def _probe_inputs(config: RunConfig, splits: dict[str, SplitSource]) -> torch.Tensor:
@@ -133,7 +253,7 @@ def _geometry(
         projection = config.projection_of(kernel)
         if kernel.kind == "ck" and kernel.layerwise:
             raise ConfigError(f"kernel {kernel.label!r} of kind ck has no parameters, so it cannot be layerwise.")
-        dim = penultimate_dim if kernel.kind == "ck" else projection.dim if projection.kind != "none" else None
+        dim = penultimate_dim if kernel.kind == "ck" else projection.resolved_dim if projection.kind != "none" else None
         kernels.append(
             KernelGeometry(
                 name=kernel.label, kind=kernel.kind, feature_dim=dim, groups=tuple(groups) if kernel.layerwise else ()

@@ -8,8 +8,6 @@ import copy
 import torch
 from torch import nn
 
-from ntkpipe.configs.kernels import KernelKind
-
 
 def dense_jacobian(model: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return {parameter name: (N, C, P)} in float64: plain autograd, one sample and one output at a time."""
@@ -32,7 +30,7 @@ def dense_jacobian(model: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Te
 
 
 def reference_components(
-    kind: KernelKind, rows: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]
+    kind: str, rows: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Return {parameter name: (N, M)} components of ``trntk0``, ``trntk`` or ``pntk`` from dense Jacobians."""
     if kind == "pntk":

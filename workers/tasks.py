@@ -9,6 +9,7 @@ from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import ChunkRecord, Geometry, ObjectRecord
 from ntkpipe.workers.jacobians.routes import ParameterRoute
+from ntkpipe.workers.passes import PassPlan
 
 SOLVE_STAGE: Final = "solve"
 ANALYZE_STAGE: Final = "analyze"
@@ -83,6 +84,8 @@ class WorkerSpec:
     """Of the model that was planned for; a worker that builds another one refuses to work."""
     input_digests: dict[str, tuple[str, ...]]
     """Per split, one digest of the inputs of each shard."""
+    passes: PassPlan
+    """How batches are cut to stay within the memory of a worker."""
     threads: int | None
     """CPU threads of the worker; None leaves PyTorch's choice."""
     import_path: tuple[str, ...] = ()

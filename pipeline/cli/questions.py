@@ -3,7 +3,7 @@
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.cli.output import Answer
 from ntkpipe.pipeline.cli.selection import parse_selection
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query import ErrorQuery, KernelQuery, Run
 
 MAX_CELLS = 200_000_000
 """A question whose answer has more values is refused: 1.6 GB in float64."""
@@ -11,6 +11,7 @@ MAX_CELLS = 200_000_000
 QUESTIONS = (
     "kernel/NAME[/ROWS-COLUMNS]",
     "component/NAME/PARAMETER[/ROWS-COLUMNS]",
+    "error/NAME[/ROWS-COLUMNS]",
     "features/NAME[/SPLIT]",
     "diagonal/NAME[/SPLIT]",
     "neighbors/NAME[/SPLIT]",
@@ -42,6 +43,8 @@ def ask(run: Run, what: str, rows: str, cols: str, k: int) -> Answer:
             return _matrix(run, name, None, "", rows, cols)
         case "kernel", [name, pair]:
             return _matrix(run, name, None, pair, rows, cols)
+        case "error", [name, *pair] if len(pair) <= 1:
+            return _errors(run, name, pair[0] if pair else "", rows, cols)
         case "component", [name, parameter]:
             return _matrix(run, name, parameter, "", rows, cols)
         case "component", [name, parameter, pair]:
@@ -64,9 +67,25 @@ def _split(run: Run, names: list[str]) -> str:
 
 
 def _matrix(run: Run, name: str, parameter: str | None, pair: str, rows: str, cols: str) -> Answer:
-    row_split, _, column_split = pair.partition("-")
-    row_split, column_split = row_split or run.train_split, column_split or run.train_split
+    row_split, column_split = _sides(run, pair)
     matrix = run.kernel(name, row_split, column_split, component=parameter)
+    return _entries(run, matrix, row_split, column_split, rows, cols)
+
+
+def _errors(run: Run, name: str, pair: str, rows: str, cols: str) -> Answer:
+    row_split, column_split = _sides(run, pair)
+    errors = run.standard_errors(name, row_split, column_split)
+    return _entries(run, errors, row_split, column_split, rows, cols)
+
+
+def _sides(run: Run, pair: str) -> tuple[str, str]:
+    row_split, _, column_split = pair.partition("-")
+    return row_split or run.train_split, column_split or run.train_split
+
+
+def _entries(
+    run: Run, matrix: KernelQuery | ErrorQuery, row_split: str, column_split: str, rows: str, cols: str
+) -> Answer:
     at = run.positions(parse_selection(rows), row_split)
     columns = run.positions(parse_selection(cols), column_split)
     _check_cells(len(at) * len(columns))

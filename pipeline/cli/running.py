@@ -1,6 +1,7 @@
 """Commands that change a run: run, plan, resume, verify."""
 
 import time
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from ntkpipe.configs.projection import Projection
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
 from ntkpipe.storage.verify import Finding
@@ -49,7 +51,13 @@ def resume(url: Url, overrides: Overrides = None) -> None:
     print_summary(console, finished, time.monotonic() - started)
 
 
-def plan(config: Config, overrides: Overrides = None) -> None:
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    explain: Annotated[
+        bool, typer.Option(help="Show for every kernel and parameter which way is taken, and why.")
+    ] = False,
+) -> None:
     """Print what a configuration would do and cost; computes nothing."""
     from ntkpipe.pipeline.run import plan as plan_run
     from ntkpipe.storage.schema import stored_bytes
@@ -73,14 +81,28 @@ def plan(config: Config, overrides: Overrides = None) -> None:
         _line(console, f"split {name}", f"{split.num_samples:,} samples, labels: {split.labels}")
     for kernel in made.geometry.kernels:
         projection = made.config.projection_of(made.config.kernel(kernel.name))
-        how = "exact" if projection.resolved_kind == "none" else f"{projection.resolved_kind}, K = {projection.dim:,}"
-        chosen = " (chosen by auto)" if projection.kind == "auto" else ""
-        _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {how}{chosen}")
+        _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {_described(projection)}")
     _line(console, "storage", decimal(stored_bytes(made.geometry)))
-    resources = made.config.resources
+    resources, passes = made.config.resources, probe.passes
     workers = "in this process" if resources.executor == "serial" else f"{resources.workers} Ray workers"
-    _line(console, "executor", f"{workers}, batches of {resources.batch_size}")
-    _print_coverage(console, probe)
+    _line(
+        console,
+        "executor",
+        f"{workers}, batches of {passes.batch_size}, up to {passes.max_vectors} output vectors in a pass",
+    )
+    _line(
+        console,
+        "memory of a worker",
+        f"features {decimal(probe.memory.features_bytes)}, kernel {decimal(probe.memory.kernel_bytes)} predicted, "
+        f"{decimal(int(resources.max_worker_bytes))} allowed",
+    )
+    if not probe.gradient.passed:
+        _line(
+            console,
+            "gradient",
+            f"PSEUDO: the backward pass differs from the derivative by {100 * probe.gradient.error:.2g} %",
+        )
+    _print_coverage(console, probe, explain=explain)
 
 
 def verify(
@@ -112,13 +134,50 @@ def verify(
         raise typer.Exit(1)
 
 
-def _print_coverage(console: Console, probe: Any) -> None:
-    """Say by which route each parameter's gradients are computed."""
+def _described(projection: Projection) -> str:
+    """Say which map a kernel is estimated with, how large its error is, and why it was picked."""
+    if projection.resolved_kind == "none":
+        return "exact"
+    text = f"{projection.resolved_kind}, K = {projection.resolved_dim:,}"
+    if projection.predicted_error is not None:
+        text += f", error of a cosine at most {projection.predicted_error:.3g} (root mean square)"
+    if projection.kind == "auto":
+        text += "; chosen by auto: as accurate as dense signs, in the faster of two ways for each parameter"
+    return text
+
+
+def _print_coverage(console: Console, probe: Any, *, explain: bool) -> None:
+    """Say by which route each parameter's gradients are computed, and how each kernel uses them."""
     table = Table("parameter", "shape", "size", "route", title=f"{probe.num_parameters:,} parameters")
     table.columns[2].justify = "right"
     for route in probe.routes:
-        table.add_row(route.name, " x ".join(map(str, route.shape)) or "scalar", f"{route.numel:,}", route.route)
+        shape = " x ".join(map(str, route.shape)) or "scalar"
+        table.add_row(route.name, shape, f"{route.numel:,}", route.description)
     console.print(table)
+    for kernel, choices in probe.choices.items():
+        taken = Counter(choice.way for choice in choices.values())
+        ways = ", ".join(f"{num} by {way}" for way, num in taken.most_common())
+        total = sum(choice.seconds for choice in choices.values())
+        unit = "sample" if kernel in probe.projected else "pair of samples"
+        _line(console, f"kernel {kernel}", f"parameters {ways}; predicted {_duration(total)} for a {unit}")
+    if explain:
+        for kernel, choices in probe.choices.items():
+            _print_choices(console, kernel, choices)
+
+
+def _print_choices(console: Console, kernel: str, choices: Any) -> None:
+    """Print how a kernel handles each parameter, beside the predicted time of what it does not do."""
+    table = Table("parameter", "taken", "time", "instead of", title=f"Ways of kernel {kernel}")
+    for name, choice in choices.items():
+        others = ", ".join(f"{way} {_duration(seconds)}" for way, seconds in choice.others.items())
+        table.add_row(name, choice.way, _duration(choice.seconds), others)
+    console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    units = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
+    unit, scale = next((pair for pair in units if seconds >= pair[1]), units[-1])
+    return f"{float(f'{seconds / scale:.2g}'):g} {unit}"
 
 
 def _line(console: Console, name: str, text: str) -> None:

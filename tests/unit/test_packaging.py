@@ -134,17 +134,20 @@ def test_seams_their_configurations_and_their_registries_agree():
     from typing import get_args
 
     from ntkpipe.configs.analyses import AnalysisConfig
-    from ntkpipe.configs.kernels import KernelKind
-    from ntkpipe.configs.projection import Projection
+    from ntkpipe.configs.kernels import NUMBERED, KernelName
+    from ntkpipe.configs.projection import Projection, ResolvedKind
     from ntkpipe.configs.solve import SolveConfig
     from ntkpipe.workers.analyses.registry import make_analysis
-    from ntkpipe.workers.kernels.definitions import DEFINITIONS
+    from ntkpipe.workers.kernels.definitions import kernel_definition
     from ntkpipe.workers.projections.registry import make_projection
     from ntkpipe.workers.solvers.registry import make_solver
 
-    assert set(DEFINITIONS) == set(get_args(KernelKind))
-    for kind in ("rademacher", "sjlt", "auto"):
-        assert make_projection(Projection(kind=kind)).fingerprint()
+    names = get_args(KernelName)
+    meanings = [kernel_definition(f"{name}:1" if name in NUMBERED else name) for name in names]
+    assert len(set(meanings)) == len(names)
+    for kind in {*get_args(ResolvedKind), "auto"}:
+        if kind != "none":
+            assert make_projection(Projection(kind=kind)).fingerprint()
     for section in get_args(get_args(SolveConfig)[0]):
         solver = make_solver(section(name="a", kernel="b"))
         assert solver.method == section.model_fields["kind"].default

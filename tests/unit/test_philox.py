@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkpipe.workers.projections.philox import philox, stream_key
+from ntkpipe.workers.philox import philox, stream_key
 
 MASK = 2**32 - 1
 WORD = st.integers(0, MASK)

@@ -1,72 +1,63 @@
-"""One forward pass that records what layers saw, and backward passes that never touch a weight.
+"""One forward pass that records what operations saw, and backward passes that never touch a weight.
 
-The gradient of v . f with respect to the weight of a layer y = W a is sum_t delta_t a_t^T with delta = d(v . f)/dy. It
-needs the layer's input and the gradient at the layer's output, but no weight gradient. Only the gradients at recorded
-outputs are asked of autograd, so it runs data-only backward passes although the parameters stay trainable; nothing of
-the user's model is changed.
+The gradient of v . f with respect to the weight of y = W a is sum_t delta_t a_t^T with delta = d(v . f)/dy. It needs the
+operation's input and the gradient at its output, but no weight gradient. Only the gradients at recorded outputs are
+asked of autograd, so it runs data-only backward passes although the parameters stay trainable; nothing of the user's
+model is changed.
 """
 
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
 from torch import nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ntkpipe.configs.errors import CoverageError
-from ntkpipe.workers.jacobians.factors import AbstractFactor
-from ntkpipe.workers.jacobians.layers import layer_factors
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCall:
-    """One call of a recorded layer."""
-
-    module: nn.Module
-    inputs: torch.Tensor
-    """What the layer was given, (B, ...)."""
-    output: GradientEdge
-    """Where the gradient at the layer's output is read. An edge, not the tensor: an in-place activation behind the
-    layer would rewrite the tensor's history, but not the edge."""
-    shape: torch.Size
-    """Of the layer's output."""
+from ntkpipe.workers.jacobians.factors.base import AbstractFactor
+from ntkpipe.workers.jacobians.interception import Call, Gradients, Interceptor
+from ntkpipe.workers.jacobians.routes import Layout
 
 
 @final
 class Capture:
-    """The outputs of a batch together with the calls of all recorded layers.
+    """The outputs of a batch together with the recorded uses of all tracked parameters.
+
+    Args:
+        model: To be run.
+        layouts: Of the tracked parameters.
+        inputs: (B, ...).
 
     Attributes:
         outputs_BC: Outputs of the model, attached to the graph.
         penultimate_BD: Input of the last Linear layer, if its output is the model's output; None otherwise.
+        misfits: Tracked parameters that were used in a way that does not fit their layout.
     """
 
-    def __init__(self, model: nn.Module, modules: frozenset[nn.Module], inputs: torch.Tensor) -> None:
-        self._calls: list[LayerCall] = []
+    def __init__(self, model: nn.Module, layouts: Mapping[nn.Parameter, Layout], inputs: torch.Tensor) -> None:
         last_linear: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
         def record(
             module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: torch.Tensor
         ) -> None:
             given: torch.Tensor = arguments[0] if arguments else keywords["input"]
-            if module in modules and output.requires_grad:
-                self._calls.append(LayerCall(module, given.detach(), get_gradient_edge(output), output.shape))
-            if isinstance(module, nn.Linear):
-                last_linear[:] = [(given.detach(), output, output._version)]
+            last_linear[:] = [(given.detach(), output, output._version)]
 
         handles = [
             module.register_forward_hook(record, with_kwargs=True)
             for module in model.modules()
-            if module in modules or isinstance(module, nn.Linear)
+            if isinstance(module, nn.Linear)
         ]
+        interceptor = Interceptor(layouts, len(inputs))
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), interceptor:
                 outputs = model(inputs)
         finally:
             for handle in handles:
                 handle.remove()
+        self.misfits = interceptor.misfits
         self.outputs_BC = check_outputs(outputs, len(inputs))
+        self._calls: list[Call] = interceptor.calls
+        self._tracked = frozenset(layouts)
         self.penultimate_BD: torch.Tensor | None = None
         if last_linear:
             features, output, version = last_linear[0]
@@ -75,59 +66,79 @@ class Capture:
             if same and outputs._version == version:
                 self.penultimate_BD = features.flatten(1)
 
-    def deltas(self, cotangents_VBC: torch.Tensor) -> list[torch.Tensor]:
-        """Return d(v . f)/dy of every recorded call, (V, B, ...) each: V data-only backward passes."""
+    def gradients(self, cotangents_VBC: torch.Tensor) -> list[Gradients | None]:
+        """Return the gradients of all output vectors at every recorded call: V data-only backward passes.
+
+        None stands for a call that does not fit the layout of its parameters; they join ``misfits``.
+        """
         if not self._calls:
             return []
+        num_samples = len(self.outputs_BC)
         edges = [call.output for call in self._calls]
-        columns: list[list[torch.Tensor]] = [[] for _ in edges]
+        prepared = [call.prepared(num_samples) for call in self._calls]
+        columns: list[list[Gradients | None]] = [[] for _ in edges]
         for cotangent_BC in cotangents_VBC:
-            gradients = torch.autograd.grad(self.outputs_BC, edges, cotangent_BC, retain_graph=True, allow_unused=True)
-            for call, column, gradient in zip(self._calls, columns, gradients, strict=True):
-                # A layer whose output is thrown away has no gradient; its parameters' gradient is zero.
-                column.append(cotangent_BC.new_zeros(call.shape) if gradient is None else gradient)
-        return [torch.stack(column) for column in columns]
+            deltas = torch.autograd.grad(self.outputs_BC, edges, cotangent_BC, retain_graph=True, allow_unused=True)
+            for call, inputs, column, delta in zip(self._calls, prepared, columns, deltas, strict=True):
+                # An operation whose output is thrown away has no gradient; its parameters' gradient is zero.
+                aligned = call.aligned(cotangent_BC.new_zeros(call.shape) if delta is None else delta, num_samples)
+                column.append(None if aligned is None else call.gradients(inputs, aligned, num_samples))
+        joined = []
+        for column in columns:
+            joined.append(_joined(column))
+            column.clear()
+        return joined
 
-    def num_calls(self) -> Counter[nn.Parameter]:
-        """Return how often each parameter was used by a recorded call."""
-        return Counter(parameter for call in self._calls for parameter in call.module.parameters(recurse=False))
+    def factors(self, gradients: list[Gradients | None]) -> dict[nn.Parameter, AbstractFactor]:
+        """Return one factor per recorded parameter; those of several calls with the same parameter are added up.
 
-    def num_uses(self) -> Counter[nn.Parameter]:
-        """Return how often each parameter was used at all: edges of the autograd graph that end in it."""
-        uses: Counter[nn.Parameter] = Counter()
+        Parameters with a call that does not fit their layout join ``misfits`` and are left out.
+        """
+        found: dict[nn.Parameter, AbstractFactor] = {}
+        for call, given in zip(self._calls, gradients, strict=True):
+            if given is None:
+                self.misfits |= {use.parameter for use in call.uses.values()}
+                continue
+            for parameter, factor in call.factors(given, len(self.outputs_BC)).items():
+                found[parameter] = found[parameter].plus(factor) if parameter in found else factor
+        return {parameter: factor for parameter, factor in found.items() if parameter not in self.misfits}
+
+    def output_numbers(self) -> tuple[int, int]:
+        """Return how many numbers the gradients at all recorded outputs have, and those at the largest one kept."""
+        kept = [call.shape.numel() for call in self._calls if not call.binding.reduces]
+        return sum(call.shape.numel() for call in self._calls), max(kept, default=0)
+
+    def escaped(self) -> set[nn.Parameter]:
+        """Return the tracked parameters that the outputs also depend on by a way that was not recorded.
+
+        The graph is walked from the outputs around recorded operations: from their output straight to the operand that
+        depends on the sample. A parameter that is still met is used somewhere else, however little it may contribute.
+        """
+        around = {call.output.node: call.data_node for call in self._calls}
+        met: set[nn.Parameter] = set()
         seen, pending = set(), [self.outputs_BC.grad_fn]
         while pending:
             node = pending.pop()
             if node is None or node in seen:
                 continue
             seen.add(node)
-            for following, _ in node.next_functions:
-                variable = getattr(following, "variable", None)
-                if isinstance(variable, nn.Parameter):
-                    uses[variable] += 1
-                else:
-                    pending.append(following)
-        return uses
+            variable = getattr(node, "variable", None)
+            if isinstance(variable, nn.Parameter):
+                met.add(variable)
+            elif node in around:
+                pending.append(around[node])
+            else:
+                pending += [following for following, _ in node.next_functions]
+        return met & self._tracked
 
-    def misaligned(self) -> set[nn.Module]:
-        """Return the recorded modules that were called with something else than the batch as leading dimension."""
-        num_samples = len(self.outputs_BC)
-        return {
-            call.module
-            for call in self._calls
-            if len(call.inputs) != num_samples or call.shape[0] != num_samples or call.inputs.dim() < 2
-        }
 
-    def factors(self, names: dict[nn.Parameter, str], deltas: list[torch.Tensor]) -> dict[str, AbstractFactor]:
-        """Return one factor per named parameter; those of several calls with the same parameter are added up."""
-        factors: dict[str, AbstractFactor] = {}
-        for call, delta in zip(self._calls, deltas, strict=True):
-            by_role = layer_factors(call.module, call.inputs, delta)
-            for role, parameter in call.module.named_parameters(recurse=False):
-                name = names.get(parameter)
-                if name is not None and role in by_role:
-                    factors[name] = factors[name].plus(by_role[role]) if name in factors else by_role[role]
-        return factors
+def _joined(column: list[Gradients | None]) -> Gradients | None:
+    """Return the gradients of all output vectors of a call from those of one each."""
+    fitting = [gradients for gradients in column if gradients is not None]
+    if len(fitting) < len(column):
+        return None
+    first, *others = fitting
+    return first if not others else {key: torch.cat([part[key] for part in fitting]) for key in first}
 
 
 def check_outputs(outputs: object, num_samples: int) -> torch.Tensor:

@@ -1,21 +1,46 @@
 """From a batch of inputs to the gradient factors of every parameter, for all output functionals in one pass."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import nn
 
 from ntkpipe.configs.errors import CoverageError
 from ntkpipe.workers.jacobians.capture import Capture
-from ntkpipe.workers.jacobians.coverage import recorded_modules
-from ntkpipe.workers.jacobians.factors import AbstractFactor, DenseFactor
+from ntkpipe.workers.jacobians.factors.base import AbstractFactor
+from ntkpipe.workers.jacobians.factors.dense import DenseFactor
 from ntkpipe.workers.jacobians.fallback import looped_gradients, vectorised_gradients
+from ntkpipe.workers.jacobians.functionals import Functional
+from ntkpipe.workers.jacobians.interception import Gradients
 from ntkpipe.workers.jacobians.routes import ParameterRoute
 
-Functional = Literal["trace", "sum"]
-"""``trace`` keeps every output (V = C); ``sum`` adds them up (V = 1)."""
+TRACE = Functional("trace")
+
+Factors = Mapping[str, AbstractFactor]
+"""Parameter name to its gradients, in the order of the routes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What one pass over a batch computes: all output vectors of some functionals, or some of those of one."""
+
+    functionals: frozenset[Functional]
+    vectors: tuple[int, int] | None = None
+    """First and last plus one of the output vectors; None for all."""
+
+
+def portions(functionals: Collection[Functional], num_outputs: int, max_vectors: int) -> list[Portion]:
+    """Cut functionals into passes of at most ``max_vectors`` output vectors; what they give is added up."""
+    num_vectors = {functional: functional.num_vectors(num_outputs) for functional in functionals}
+    if sum(num_vectors.values()) <= max_vectors or not functionals:
+        return [Portion(frozenset(functionals))]
+    return [
+        Portion(frozenset({functional}), (first, min(first + max_vectors, num)))
+        for functional, num in sorted(num_vectors.items(), key=lambda item: repr(item[0]))
+        for first in range(0, num, max_vectors)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,81 +50,143 @@ class BatchJacobian:
     outputs_BC: torch.Tensor
     penultimate_BD: torch.Tensor | None
     """Input of the final Linear layer, None if the model does not end in one."""
-    factors: dict[Functional, dict[str, AbstractFactor]]
-    """Per functional and parameter name, in the order of the routes."""
+    factors: dict[Functional, Factors]
 
 
 @final
 class JacobianEngine:
     """Computes gradient factors along the routes that were found for a model.
 
-    One forward pass and one data-only backward pass per output vector serve all functionals: with the trace among
-    them, the others are linear combinations of its output gradients.
+    One forward pass and one data-only backward pass per output vector serve all functionals. Where the functionals
+    together have as many vectors as the model has outputs, or more, the passes are those of the outputs, and each
+    functional is a linear combination of their gradients.
+
+    Attributes:
+        model: The model, which is not changed.
+        names: Of the differentiated parameters.
     """
 
     def __init__(self, model: nn.Module, routes: Sequence[ParameterRoute]) -> None:
-        self._model = model
-        self._names = [route.name for route in routes]
-        by_route = {
-            kind: [route.name for route in routes if route.route == kind] for kind in ("captured", "vmap", "loop")
-        }
-        self._vmap, self._loop = by_route["vmap"], by_route["loop"]
-        self._modules = recorded_modules(model, by_route["captured"])
-        captured = set(by_route["captured"])
-        self._captured = {parameter: name for name, parameter in model.named_parameters() if name in captured}
+        self.model = model
+        self.names = [route.name for route in routes]
+        parameters = dict(model.named_parameters())
+        self._layouts = {parameters[route.name]: route.layout for route in routes if route.route == "captured"}
+        self._captured = {parameters[route.name]: route.name for route in routes if route.route == "captured"}
+        self._vmap = [route.name for route in routes if route.route == "vmap"]
+        self._loop = [route.name for route in routes if route.route == "loop"]
+        self._shapes = {route.name: route.shape for route in routes}
 
-    def run(self, inputs: torch.Tensor, functionals: Collection[Functional]) -> BatchJacobian:
+    def num_outputs(self, inputs: torch.Tensor) -> int:
+        """Return C."""
+        return Capture(self.model, {}, inputs).outputs_BC.shape[1]
+
+    def capture(self, inputs: torch.Tensor) -> Capture:
+        """Run the model forward and record its operations."""
+        return Capture(self.model, self._layouts, inputs)
+
+    def run(
+        self,
+        inputs: torch.Tensor,
+        portion: Portion,
+        labels: torch.Tensor | None = None,
+        *,
+        capture: Capture | None = None,
+    ) -> BatchJacobian:
         """Compute the factors of all parameters for a batch; memory is O(batch).
 
+        Args:
+            inputs: (B, ...).
+            portion: Which contractions over the outputs.
+            labels: Of the samples, for functionals that depend on them.
+            capture: A forward pass over the same inputs, if there has been one.
+
         Raises:
+            ConfigError: A functional needs labels that are missing or do not fit.
             CoverageError: The model's path through its layers depends on the samples.
         """
-        capture = Capture(self._model, self._modules, inputs)
-        if capture.misaligned():
-            raise _other_path("a layer is fed something other than the batch")
+        capture = capture or self.capture(inputs)
         outputs_BC = capture.outputs_BC.detach()
-        if not functionals:
+        if not portion.functionals:
             return BatchJacobian(outputs_BC, capture.penultimate_BD, {})
-        base: Functional = "trace" if "trace" in functionals else "sum"
-        base_cotangents = cotangents(base, outputs_BC)
-        base_deltas = capture.deltas(base_cotangents)
-        base_gradients = self._other_gradients(inputs, base_cotangents)
-        factors: dict[Functional, dict[str, AbstractFactor]] = {}
-        for functional in sorted(functionals):
-            deltas, gradients = base_deltas, base_gradients
-            if functional != base:
-                weights_VBC = cotangents(functional, outputs_BC)
-                deltas = [_combine(weights_VBC, delta) for delta in base_deltas]
-                gradients = {name: _combine(weights_VBC, value) for name, value in base_gradients.items()}
-            found = capture.factors(self._captured, deltas)
-            found |= {name: DenseFactor(value) for name, value in gradients.items()}
-            for name in self._names:
-                if name not in found:
-                    raise _other_path(f"parameter {name!r} is not used")
-            factors[functional] = {name: found[name] for name in self._names}
-        return BatchJacobian(outputs_BC, capture.penultimate_BD, factors)
+        if escaped := capture.escaped():
+            raise _other_path(f"parameter {self._captured[escaped.pop()]!r} is used in another way")
+        wanted = {functional: functional.cotangents(outputs_BC, labels) for functional in portion.functionals}
+        found: dict[Functional, Factors]
+        if portion.vectors is not None:
+            first, last = portion.vectors
+            found = {
+                functional: self._factors(capture, inputs, vectors_VBC[first:last], first)
+                for functional, vectors_VBC in wanted.items()
+            }
+        elif len(wanted) > 1 and sum(map(len, wanted.values())) >= outputs_BC.shape[1]:
+            base = _Gradients.of(self, capture, inputs, TRACE.cotangents(outputs_BC, None))
+            found = {
+                functional: self._assemble(capture, base if functional == TRACE else base.combined(vectors_VBC))
+                for functional, vectors_VBC in wanted.items()
+            }
+        else:
+            found = {functional: self._factors(capture, inputs, vectors) for functional, vectors in wanted.items()}
+        return BatchJacobian(outputs_BC, capture.penultimate_BD, found)
+
+    def _factors(
+        self, capture: Capture, inputs: torch.Tensor, cotangents_VBC: torch.Tensor, first_vector: int = 0
+    ) -> Factors:
+        factors = self._assemble(capture, _Gradients.of(self, capture, inputs, cotangents_VBC))
+        for factor in factors.values():
+            for part in (factor, *factor.parts()):
+                part.first_vector = first_vector
+        return factors
+
+    def _assemble(self, capture: Capture, gradients: "_Gradients") -> Factors:
+        found: dict[str, AbstractFactor] = {
+            self._captured[parameter]: factor for parameter, factor in capture.factors(gradients.calls).items()
+        }
+        if capture.misfits:
+            raise _other_path("a layer is fed something other than the batch")
+        for name, value_VBP in gradients.others.items():
+            found[name] = DenseFactor(value_VBP.transpose(0, 1), self._shapes[name])
+        for name in self.names:
+            if name not in found:
+                raise _other_path(f"parameter {name!r} is not used")
+        return {name: found[name] for name in self.names}
 
     def _other_gradients(self, inputs: torch.Tensor, cotangents_VBC: torch.Tensor) -> dict[str, torch.Tensor]:
         gradients: dict[str, torch.Tensor] = {}
         if self._vmap:
-            gradients |= vectorised_gradients(self._model, self._vmap, inputs, cotangents_VBC)
+            gradients |= vectorised_gradients(self.model, self._vmap, inputs, cotangents_VBC)
         if self._loop:
-            gradients |= looped_gradients(self._model, self._loop, inputs, cotangents_VBC)
+            gradients |= looped_gradients(self.model, self._loop, inputs, cotangents_VBC)
         return gradients
 
 
-def cotangents(functional: Functional, outputs_BC: torch.Tensor) -> torch.Tensor:
-    """Return the (V, B, C) output vectors of a functional."""
-    num_samples, num_outputs = outputs_BC.shape
-    if functional == "sum":
-        return outputs_BC.new_ones(1, num_samples, num_outputs)
-    identity = torch.eye(num_outputs, dtype=outputs_BC.dtype, device=outputs_BC.device)
-    return identity.unsqueeze(1).expand(num_outputs, num_samples, num_outputs)
+@dataclass(frozen=True, slots=True)
+class _Gradients:
+    """What backward passes give for a set of output vectors."""
 
+    calls: list[Gradients | None]
+    """Of every recorded call."""
+    others: dict[str, torch.Tensor]
+    """(V, B, P) of the parameters that are not captured."""
+    num_samples: int
 
-def _combine(weights_VBC: torch.Tensor, values_CB: torch.Tensor) -> torch.Tensor:
-    """Return sum_c weights[v, b, c] values[c, b, ...], shape (V, B, ...)."""
-    return torch.einsum("vbc,cb...->vb...", weights_VBC, values_CB)
+    @classmethod
+    def of(
+        cls, engine: JacobianEngine, capture: Capture, inputs: torch.Tensor, cotangents_VBC: torch.Tensor
+    ) -> "_Gradients":
+        return cls(capture.gradients(cotangents_VBC), engine._other_gradients(inputs, cotangents_VBC), len(inputs))
+
+    def combined(self, weights_VBC: torch.Tensor) -> "_Gradients":
+        """Return the gradients of sum_c weights[v, b, c] f_c from those of all outputs."""
+
+        def combine(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            by_sample = {key: value.unflatten(1, (self.num_samples, -1)) for key, value in values.items()}
+            return {
+                key: torch.einsum("vbc,cb...->vb...", weights_VBC, value).flatten(1, 2)
+                for key, value in by_sample.items()
+            }
+
+        calls = [None if gradients is None else combine(gradients) for gradients in self.calls]
+        return _Gradients(calls, combine(self.others), self.num_samples)
 
 
 def _other_path(where: str) -> CoverageError:

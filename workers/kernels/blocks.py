@@ -1,17 +1,57 @@
 """Blocks of kernel matrices from factors or from features, and their normalisation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from ntkpipe.workers.jacobians.factors import AbstractFactor
+from ntkpipe.workers.jacobians.engine import Factors
 
-Factors = dict[str, AbstractFactor]
+Components = dict[str, torch.Tensor]
+"""Parameter name to (N, M) components, whose sum is the kernel."""
 
 
-def exact_components(rows: Sequence[Factors], columns: Factors) -> dict[str, torch.Tensor]:
-    """Return {parameter name: (N, B)} Gram matrices between batches of rows and one batch of columns."""
-    return {name: torch.cat([row[name].gram(columns[name]) for row in rows]) for name in columns}
+def exact_block(rows: Sequence[Factors], column: Factors) -> Components:
+    """Return the components between batches of rows and one batch of columns."""
+    parts = [gram_components(row, column) for row in rows]
+    return {name: torch.cat([part[name] for part in parts]) for name in column}
+
+
+def exact_diagonal_block(batches: Sequence[Factors]) -> Components:
+    """Return the symmetric components between batches and themselves; every pair of batches is computed once."""
+    sizes = [next(iter(batch.values())).num_samples for batch in batches]
+    starts = [sum(sizes[:position]) for position in range(len(sizes) + 1)]
+    found: Components = {}
+    for position, row in enumerate(batches):
+        for other, column in enumerate(batches[: position + 1]):
+            at_rows, at_columns = (slice(starts[index], starts[index + 1]) for index in (position, other))
+            for name, gram in gram_components(row, column).items():
+                if name not in found:
+                    found[name] = gram.new_empty(starts[-1], starts[-1])
+                if position == other:
+                    found[name][at_rows, at_columns] = (gram + gram.T) / 2
+                else:
+                    found[name][at_rows, at_columns] = gram
+                    found[name][at_columns, at_rows] = gram.T
+    return found
+
+
+def joined_columns(parts: Sequence[Components]) -> Components:
+    """Return components of columns side by side."""
+    return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+
+
+def gram_components(rows: Factors, columns: Factors) -> Components:
+    """Return the (B, B') Gram matrix of every parameter."""
+    return {name: rows[name].gram(columns[name]) for name in columns}
+
+
+def sum_in_order(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Add tensors from first to last, so that the rounding never depends on anything else."""
+    first, *others = parts
+    total = first.clone()
+    for part in others:
+        total += part
+    return total
 
 
 def cosine_normalised(

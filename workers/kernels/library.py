@@ -1,23 +1,44 @@
 """Kernels and features of a model in memory: no run, no Ray, no storage."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal, Self
 
 import torch
 from torch import nn
 
-from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, NtkPipeError, NumericalError
-from ntkpipe.configs.kernels import KernelKind
 from ntkpipe.configs.projection import Projection
-from ntkpipe.workers.jacobians.coverage import TOLERANCE, plan_routes, probe_samples, select_parameters
-from ntkpipe.workers.jacobians.engine import BatchJacobian, JacobianEngine
-from ntkpipe.workers.kernels.blocks import cosine_normalised, exact_components
-from ntkpipe.workers.kernels.definitions import DEFINITIONS, KernelDefinition
-from ntkpipe.workers.kernels.features import SampleFeatures, batch_features, penultimate, sum_in_order
+from ntkpipe.workers.jacobians.coverage import (
+    TOLERANCE,
+    in_double_precision,
+    plan_routes,
+    probe_samples,
+    select_parameters,
+)
+from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine, Portion, portions
+from ntkpipe.workers.jacobians.truth import check_gradient, require_passed
+from ntkpipe.workers.kernels.blocks import (
+    Components,
+    cosine_normalised,
+    exact_block,
+    exact_diagonal_block,
+    joined_columns,
+    sum_in_order,
+)
+from ntkpipe.workers.kernels.definitions import KernelDefinition, kernel_definition
+from ntkpipe.workers.kernels.features import SampleFeatures, batch_features, joined, penultimate
+from ntkpipe.workers.memory import measure_footprint
+from ntkpipe.workers.passes import PassPlan, plan_passes
+from ntkpipe.workers.projections.base import AbstractProjection
 from ntkpipe.workers.projections.registry import make_projection
 
 TOTAL = "total"
+
+BUDGET_BYTES = 4 * 2**30
+"""What a batch and the factors of rows may take; a run has a budget of its own."""
 
 
 def kernel_matrix(
@@ -25,14 +46,15 @@ def kernel_matrix(
     x: torch.Tensor,
     x2: torch.Tensor | None = None,
     *,
-    kernel: KernelKind = "trntk",
+    kernel: str = "trntk",
     y: torch.Tensor | None = None,
     y2: torch.Tensor | None = None,
     projection: Projection | None = None,
     layerwise: bool = False,
     parameters: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    pseudo_gradient: Literal["refuse", "allow"] = "refuse",
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return the kernel matrix of a model between ``x`` and ``x2``.
 
@@ -40,9 +62,10 @@ def kernel_matrix(
         model: In eval mode; neither its mode nor its parameters are changed.
         x: (N, ...) inputs.
         x2: (M, ...) inputs; None means ``x``.
-        kernel: ``trntk0`` sum_c <J_c(x), J_c(x')>, ``trntk`` its cosine, ``pntk`` the Gram matrix of the gradient of
-            the summed outputs, ``ck`` of the penultimate activations.
-        y: Labels of ``x``, for kernels that depend on labels; none of these does.
+        kernel: One of the kinds of :class:`ntkpipe.configs.kernels.KernelConfig`, such as ``trntk``, ``pntk``,
+            ``lpntk``, ``class:3``, ``probe:8``; or ``full``, whose rows and columns are (sample, output) pairs, outputs
+            fastest; or ``cotangents``, sum_j <J(x)^T v_j, J(x')^T v'_j> with the (N, V, C) output vectors given as ``y``.
+        y: Labels of ``x``, for kernels that depend on labels.
         y2: Labels of ``x2``.
         projection: Estimates the kernel from random features; None, or kind ``none``, computes it exactly. Cosine
             kernels are normalised by exact norms either way.
@@ -51,126 +74,237 @@ def kernel_matrix(
         parameters: Shell-style patterns of the parameters to differentiate; None takes all trainable ones.
         dtype: Precision of the computation, float32 or float64; None is the model's own, float32 for a model in half
             precision.
-        batch_size: Samples per forward pass.
+        batch_size: Samples per forward pass at the most; by default as many as fit into 2 GiB, up to 256.
+        pseudo_gradient: Whether a model is refused whose backward pass is not the derivative of its forward pass.
 
     Returns:
-        (N, M), or a dictionary of (N, M) when ``layerwise``. Memory is O(N M) plus the factors of ``x``.
+        (N, M), or a dictionary of (N, M) when ``layerwise``; (N C, M C) for ``full``. Memory is O(N M) plus, for exact
+        kernels, the factors of ``x``.
 
     Raises:
         ConfigError: An argument is not valid.
         CoverageError: The model mixes samples, is random, or a parameter cannot be differentiated per sample.
         NumericalError: A value is not finite.
     """
-    definition = _definition(kernel, batch_size)
+    definition = kernel_definition(kernel)
     if layerwise and definition.functional is None:
         raise ConfigError(f"kernel {kernel!r} has no parameters, so it has no layerwise components.")
-    if projection is not None and projection.resolved_kind != "none" and definition.functional is not None:
-        estimated = _projected(model, x, x2, definition, projection, layerwise, parameters, dtype, batch_size)
-        return _checked(estimated, kernel)
-    engine, inputs, inputs2 = _prepare(model, x, x2, parameters, dtype)
-    functionals = {definition.functional} if definition.functional else set()
-    row_batches = [engine.run(batch, functionals) for batch in inputs.split(batch_size)]
+    sides = [(x, y)] if x2 is None else [(x, y), (x2, y2)]
+    work = _Computation.prepare(model, kernel, sides, parameters, dtype, batch_size, pseudo_gradient)
     if definition.functional is None:
-        rows = torch.cat([penultimate(batch) for batch in row_batches])
-        columns = (
-            rows
-            if inputs2 is None
-            else torch.cat([penultimate(engine.run(batch, set())) for batch in inputs2.split(batch_size)])
-        )
-        product = rows @ columns.T
-        return _checked((product + product.T) / 2 if inputs2 is None else product, kernel)
-    row_factors = [batch.factors[definition.functional] for batch in row_batches]
-    parts: list[dict[str, torch.Tensor]] = []
-    column_diagonals = []
-    for column in row_batches if inputs2 is None else (engine.run(b, functionals) for b in inputs2.split(batch_size)):
-        found = exact_components(row_factors, column.factors[definition.functional])
-        parts.append(found if layerwise else {TOTAL: sum_in_order(list(found.values()))})
-        column_diagonals.append(_diagonal(definition, column))
-    components = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-    if inputs2 is None:
-        components = {name: (value + value.T) / 2 for name, value in components.items()}
-    if definition.cosine:
-        row_diagonal = torch.cat([_diagonal(definition, batch) for batch in row_batches])
-        column_diagonal = torch.cat(column_diagonals)
-        components = {name: cosine_normalised(v, row_diagonal, column_diagonal) for name, v in components.items()}
-    return _checked(components if layerwise else components[TOTAL], kernel)
+        return _checked(work.activations(), kernel)
+    if projection is None or projection.resolved_kind == "none":
+        components = work.exact()
+    elif definition.per_output:
+        raise ConfigError("kernel 'full' has no features with K numbers per sample; leave the projection out.")
+    else:
+        components = work.projected(make_projection(projection), layerwise=layerwise)
+    if layerwise:
+        return _checked(components, kernel)
+    return _checked(sum_in_order(components.values()), kernel)
 
 
 def features(
     model: nn.Module,
     x: torch.Tensor,
     *,
-    kernel: KernelKind = "trntk0",
+    kernel: str = "trntk0",
     y: torch.Tensor | None = None,
     projection: Projection | None = None,
     parameters: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    pseudo_gradient: Literal["refuse", "allow"] = "refuse",
 ) -> torch.Tensor:
     """Return (N, K) features whose Gram matrix estimates the kernel (equals it for ``ck``).
+
+    The first and the last K / 2 features are two independent sketches: twice the Gram matrix of either estimates the
+    kernel too, and half the difference of the two is a standard error.
 
     Args:
         model: In eval mode.
         x: (N, ...) inputs.
-        kernel: As for :func:`kernel_matrix`; rows of cosine kernels are divided by their exact norm.
-        y: Labels, for kernels that depend on labels; none of these does.
+        kernel: As for :func:`kernel_matrix`, but ``full``; rows of cosine kernels are divided by their exact norm.
+        y: Labels, for kernels that depend on labels.
         projection: The random map; None is ``Projection(dim=2048, kind="auto", seed=0)``.
         parameters: As for :func:`kernel_matrix`.
         dtype: As for :func:`kernel_matrix`.
-        batch_size: Samples per forward pass.
+        batch_size: As for :func:`kernel_matrix`.
+        pseudo_gradient: As for :func:`kernel_matrix`.
 
     Raises:
         ConfigError: An argument is not valid, such as a projection of kind ``none`` for a Jacobian kernel.
         CoverageError: As for :func:`kernel_matrix`.
         NumericalError: A value is not finite.
     """
-    definition = _definition(kernel, batch_size)
-    found, diagonal_N = _all_features(
-        model, x, definition, projection or Projection(), False, parameters, dtype, batch_size
-    )
+    definition = kernel_definition(kernel)
+    if definition.per_output:
+        raise ConfigError("kernel 'full' has no features with K numbers per sample.")
+    operator = make_projection(projection or Projection()) if definition.functional else None
+    work = _Computation.prepare(model, kernel, [(x, y)], parameters, dtype, batch_size, pseudo_gradient)
+    found_NK, diagonal_N = work.features(0, operator, layerwise=False)
     if definition.cosine:
-        found = torch.where(diagonal_N[:, None] > 0, found / diagonal_N[:, None].sqrt(), 0.0)
-    checked = _checked(found, kernel)
+        found_NK = torch.where(diagonal_N[:, None] > 0, found_NK / diagonal_N[:, None].sqrt(), 0.0)
+    checked = _checked(found_NK, kernel)
     assert isinstance(checked, torch.Tensor)
     return checked
 
 
-def _definition(kernel: str, batch_size: int) -> KernelDefinition:
-    if batch_size < 1:
-        raise ConfigError(f"batch_size = {batch_size} must be at least 1.")
-    if kernel not in DEFINITIONS:
-        raise ConfigError(unknown_name("kernel", kernel, DEFINITIONS))
-    return DEFINITIONS[kernel]
+@dataclass(frozen=True, slots=True)
+class _Computation:
+    """A model ready to be differentiated on one or two sets of samples."""
+
+    engine: JacobianEngine
+    definition: KernelDefinition
+    names: tuple[str, ...]
+    """Of the differentiated parameters."""
+    sides: tuple[tuple[torch.Tensor, torch.Tensor | None], ...]
+    """Inputs and labels of the rows, and of the columns where they differ."""
+    num_outputs: int
+    passes: PassPlan
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        kernel: str,
+        sides: list[tuple[torch.Tensor, torch.Tensor | None]],
+        parameters: Sequence[str] | None,
+        dtype: torch.dtype | None,
+        batch_size: int | None,
+        pseudo_gradient: str,
+    ) -> Self:
+        """Bring model and inputs to the precision of the computation and find routes."""
+        if dtype is not None and dtype not in TOLERANCE:
+            raise ConfigError(f"dtype must be torch.float32 or torch.float64, found {dtype}.")
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size = {batch_size} must be at least 1.")
+        definition = kernel_definition(kernel)
+        names = select_parameters(model, parameters)
+        own = dict(model.named_parameters())[names[0]]
+        # Half precision has too few digits for sums over parameters.
+        precision = dtype or (own.dtype if own.dtype in TOLERANCE else torch.float32)
+        if precision != own.dtype:
+            model = copy.deepcopy(model).to(precision)
+        inputs = [_converted(x, precision, own.device) for x, _ in sides]
+        labels = [_matching(kernel, definition, y, len(x)) for x, (_, y) in zip(inputs, sides, strict=True)]
+        for other in inputs[1:]:
+            if other.shape[1:] != inputs[0].shape[1:]:
+                raise ConfigError(
+                    f"x has samples of shape {tuple(inputs[0].shape[1:])}, x2 of shape {tuple(other.shape[1:])}."
+                )
+        probes = probe_samples(torch.cat(inputs) if len(inputs) > 1 else inputs[0])
+        try:
+            precise, samples = in_double_precision(model, probes)
+            engine = JacobianEngine(model, plan_routes(precise, names, samples))
+            if pseudo_gradient != "allow":
+                require_passed(check_gradient(precise, names, samples))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, NtkPipeError):
+                raise
+            shape = tuple(inputs[0].shape[1:])
+            raise ConfigError(f"the model cannot process samples of shape {shape}: {error}") from error
+        num_outputs = engine.num_outputs(probes[:1])
+        num_vectors = definition.functional.num_vectors(num_outputs) if definition.functional else 0
+        passes = plan_passes(measure_footprint(engine, probes[:2]), num_vectors, BUDGET_BYTES, batch_size)
+        return cls(engine, definition, tuple(names), tuple(zip(inputs, labels, strict=True)), num_outputs, passes)
+
+    def activations(self) -> torch.Tensor:
+        """Return the Gram matrix of penultimate activations."""
+        sides = [
+            torch.cat([penultimate(self.engine.run(inputs, Portion(frozenset()))) for inputs, _ in self._split(side)])
+            for side in range(len(self.sides))
+        ]
+        product = sides[0] @ sides[-1].T
+        return (product + product.T) / 2 if len(sides) == 1 else product
+
+    def exact(self) -> Components:
+        """Return components from products of factors; the rows' factors stay in memory, the columns' stream."""
+        total: Components = {}
+        norms: list[list[SampleFeatures]] = [[] for _ in self.sides]
+        for portion in self._portions():
+            found: list[list[SampleFeatures]] = [[] for _ in self.sides]
+            rows = list(self._factors(0, portion, found[0]))
+            if len(self.sides) == 1:
+                part = exact_diagonal_block(rows)
+            else:
+                part = joined_columns([exact_block(rows, column) for column in self._factors(1, portion, found[1])])
+            total = {name: total[name] + value if total else value for name, value in part.items()}
+            for all_passes, one_pass in zip(norms, found, strict=True):
+                all_passes.append(joined(one_pass))
+        diagonals = [_checked_norms(reduce(SampleFeatures.plus, all_passes)) for all_passes in norms]
+        return self._normalised(total, diagonals[0], diagonals[-1])
+
+    def projected(self, operator: AbstractProjection, *, layerwise: bool) -> Components:
+        """Return the estimate from features, in components if ``layerwise``."""
+        rows, row_diagonal_N = self.features(0, operator, layerwise=layerwise)
+        columns, column_diagonal_M = (
+            (rows, row_diagonal_N) if len(self.sides) == 1 else self.features(1, operator, layerwise=layerwise)
+        )
+        products = rows @ columns.transpose(-1, -2)
+        if len(self.sides) == 1:
+            products = (products + products.transpose(-1, -2)) / 2
+        components = dict(zip(self.names, products, strict=True)) if layerwise else {TOTAL: products}
+        return self._normalised(components, row_diagonal_N, column_diagonal_M)
+
+    def features(
+        self, side: int, operator: AbstractProjection | None, *, layerwise: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features, (N, K) or (G, N, K), and the exact (N,) diagonal."""
+        batches = []
+        for inputs, labels in self._split(side):
+            passes = (self._pass(inputs, portion, labels, operator, layerwise) for portion in self._portions())
+            batches.append(reduce(SampleFeatures.plus, passes))
+        found = joined(batches)
+        assert found.features is not None
+        return found.features, _checked_norms(found)
+
+    def _pass(
+        self,
+        inputs: torch.Tensor,
+        portion: Portion,
+        labels: torch.Tensor | None,
+        operator: AbstractProjection | None,
+        layerwise: bool,
+    ) -> SampleFeatures:
+        """Return what one pass over a batch gives; its factors are gone when the next one starts."""
+        return batch_features(self.definition, self.engine.run(inputs, portion, labels), operator, layerwise=layerwise)
+
+    def _portions(self) -> list[Portion]:
+        functionals = {self.definition.functional} if self.definition.functional else set()
+        max_vectors = self.num_outputs if self.definition.per_output else self.passes.max_vectors
+        return portions(functionals, self.num_outputs, max_vectors)
+
+    def _factors(self, side: int, portion: Portion, norms: list[SampleFeatures]) -> Iterator[Factors]:
+        """Yield the factors of every batch, and leave their norms behind."""
+        for inputs, labels in self._split(side):
+            jacobian = self.engine.run(inputs, portion, labels)
+            norms.append(batch_features(self.definition, jacobian, None, layerwise=False))
+            (factors,) = jacobian.factors.values()
+            yield {name: f.per_output() for name, f in factors.items()} if self.definition.per_output else factors
+
+    def _split(self, side: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        inputs, labels = self.sides[side]
+        for start in range(0, len(inputs), self.passes.batch_size):
+            part = slice(start, start + self.passes.batch_size)
+            yield inputs[part], None if labels is None else labels[part]
+
+    def _normalised(self, components: Components, rows_N: torch.Tensor, columns_M: torch.Tensor) -> Components:
+        if not self.definition.cosine:
+            return components
+        return {name: cosine_normalised(value, rows_N, columns_M) for name, value in components.items()}
 
 
-def _prepare(
-    model: nn.Module,
-    x: torch.Tensor,
-    x2: torch.Tensor | None,
-    parameters: Sequence[str] | None,
-    dtype: torch.dtype | None,
-) -> tuple[JacobianEngine, torch.Tensor, torch.Tensor | None]:
-    """Return the engine and the inputs in the precision and on the device of the computation."""
-    if dtype is not None and dtype not in TOLERANCE:
-        raise ConfigError(f"dtype must be torch.float32 or torch.float64, found {dtype}.")
-    names = select_parameters(model, parameters)
-    own = dict(model.named_parameters())[names[0]]
-    # Half precision has too few digits for sums over parameters.
-    precision = dtype or (own.dtype if own.dtype in TOLERANCE else torch.float32)
-    if precision != own.dtype:
-        model = copy.deepcopy(model).to(precision)
-    x, *others = (_converted(inputs, precision, own.device) for inputs in (x, x2) if inputs is not None)
-    for other in others:
-        if other.shape[1:] != x.shape[1:]:
-            raise ConfigError(f"x has samples of shape {tuple(x.shape[1:])}, x2 of shape {tuple(other.shape[1:])}.")
-    probes = probe_samples(torch.cat([x, *others]) if others else x)
-    try:
-        routes = plan_routes(model, names, probes)
-    except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, NtkPipeError):
-            raise
-        raise ConfigError(f"the model cannot process samples of shape {tuple(x.shape[1:])}: {error}") from error
-    return JacobianEngine(model, routes), x, others[0] if others else None
+def _matching(
+    kernel: str, definition: KernelDefinition, labels: torch.Tensor | None, num_samples: int
+) -> torch.Tensor | None:
+    if definition.functional is None or not definition.functional.needs_labels:
+        return None
+    if labels is None:
+        raise ConfigError(f"kernel {kernel!r} depends on labels; give y, and y2 for x2.")
+    if len(labels) != num_samples:
+        raise ConfigError(f"kernel {kernel!r}: there are {num_samples} samples but {len(labels)} labels.")
+    return labels
 
 
 def _converted(inputs: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -188,10 +322,6 @@ def _converted(inputs: torch.Tensor, dtype: torch.dtype, device: torch.device) -
     return inputs.to(device=device, dtype=dtype)
 
 
-def _diagonal(definition: KernelDefinition, batch: BatchJacobian) -> torch.Tensor:
-    return _checked_norms(batch_features(definition, batch, None, layerwise=False))
-
-
 def _checked_norms(found: SampleFeatures) -> torch.Tensor:
     """Return the diagonal.
 
@@ -203,54 +333,6 @@ def _checked_norms(found: SampleFeatures) -> torch.Tensor:
             "the gradient of a sample is so small that its squared norm is lost in float32. Use dtype=torch.float64."
         )
     return found.diagonal_B
-
-
-def _all_features(
-    model: nn.Module,
-    x: torch.Tensor,
-    definition: KernelDefinition,
-    projection: Projection,
-    layerwise: bool,
-    parameters: Sequence[str] | None,
-    dtype: torch.dtype | None,
-    batch_size: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features, (N, K) or (G, N, K), and the exact (N,) diagonal."""
-    engine, inputs, _ = _prepare(model, x, None, parameters, dtype)
-    functionals = {definition.functional} if definition.functional else set()
-    operator = make_projection(projection) if definition.functional else None
-    parts = [
-        batch_features(definition, engine.run(batch, functionals), operator, layerwise=layerwise)
-        for batch in inputs.split(batch_size)
-    ]
-    stacked = torch.cat([part.features for part in parts if part.features is not None], dim=-2)
-    return stacked, torch.cat([_checked_norms(part) for part in parts])
-
-
-def _projected(
-    model: nn.Module,
-    x: torch.Tensor,
-    x2: torch.Tensor | None,
-    definition: KernelDefinition,
-    projection: Projection,
-    layerwise: bool,
-    parameters: Sequence[str] | None,
-    dtype: torch.dtype | None,
-    batch_size: int,
-) -> torch.Tensor | dict[str, torch.Tensor]:
-    rows, row_diagonal = _all_features(model, x, definition, projection, layerwise, parameters, dtype, batch_size)
-    columns, column_diagonal = (
-        (rows, row_diagonal)
-        if x2 is None
-        else _all_features(model, x2, definition, projection, layerwise, parameters, dtype, batch_size)
-    )
-    products = rows @ columns.transpose(-1, -2)
-    if x2 is None:
-        products = (products + products.transpose(-1, -2)) / 2
-    if definition.cosine:
-        flat = products.reshape(-1, *products.shape[-2:])
-        products = torch.stack([cosine_normalised(p, row_diagonal, column_diagonal) for p in flat]).reshape_as(products)
-    return dict(zip(select_parameters(model, parameters), products, strict=True)) if layerwise else products
 
 
 def _checked(values: torch.Tensor | dict[str, torch.Tensor], kernel: str) -> torch.Tensor | dict[str, torch.Tensor]:

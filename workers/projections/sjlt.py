@@ -1,17 +1,20 @@
 """A sparse map: every coordinate goes, with random signs, to a few random features."""
 
 import math
+from collections.abc import Mapping
 from typing import final
 
 import torch
 
-from ntkpipe.workers.projections.base import AbstractProjection
-from ntkpipe.workers.projections.philox import philox, stream_key
+from ntkpipe.workers.jacobians.factors.base import AbstractFactor
+from ntkpipe.workers.jacobians.rates import rates_of
+from ntkpipe.workers.philox import philox, stream_key
+from ntkpipe.workers.projections.base import AbstractProjection, add_slices
 
-VERSION = 1
+VERSION = 2
 CACHE_BYTES = 256 * 2**20
 """The map is the same for every batch, and drawing it costs about as much as applying it to 64 samples. At four bytes
-an entry, 67 million (coordinate, output) pairs with one entry each stay in memory; the rest is drawn every time."""
+an entry, 33 million coordinates with two entries each stay in memory; the rest is drawn every time."""
 
 SLICE_ENTRIES = 2**20
 """Signed gradients are built for at most this many entries at a time (4 MiB in float32): they are added while still in
@@ -34,50 +37,56 @@ class SparseProjection(AbstractProjection):
 
     def __init__(self, *, dim: int, nonzeros: int, seed: int) -> None:
         assert dim % nonzeros == 0
+        assert nonzeros % 2 == 0, "each half of the features is a sketch of its own"
         assert dim < 2**31
         self.dim = dim
-        self.scale = 1 / math.sqrt(nonzeros)
         self._nonzeros = nonzeros
         self._seed = seed
-        self._cache: dict[tuple[str, int, int, int, torch.device], torch.Tensor] = {}
+        self._cache: dict[tuple[str, int, int, torch.device], torch.Tensor] = {}
         self._cached_bytes = 0
 
-    def accumulate(
-        self, features_BK: torch.Tensor, gradients_BP: torch.Tensor, *, parameter: str, output: int, offset: int = 0
-    ) -> None:
-        """Add signed gradients to their rows: O(B P s). The bits of a sample do not depend on the other samples.
+    def project(self, factors: Mapping[str, AbstractFactor]) -> torch.Tensor:
+        """Add signed gradients to their rows: O(B V P s). The bits of a sample do not depend on the other samples.
 
         On a CPU each feature takes its coordinates one by one in order, so that the bits do not depend on how the
-        coordinates are cut into calls either.
+        coordinates are cut into slices either.
         """
-        num = gradients_BP.shape[1]
-        entries_SP = self._entries(parameter, output, offset, num, gradients_BP.device)
-        if features_BK.is_cuda:
-            _gather(features_BK, gradients_BP, entries_SP)
-            return
-        step = max(1, SLICE_ENTRIES // max(1, gradients_BP.shape[0]))
-        for start in range(0, num, step):
-            part_BP = gradients_BP[:, start : start + step]
-            for entries_P in entries_SP[:, start : start + step]:
-                rows_P, signs_P = _rows_and_signs(entries_P, gradients_BP.dtype)
-                features_BK.index_add_(1, rows_P, part_BP * signs_P)
+        return add_slices(factors, self.dim, self._accumulate).mul_(1 / math.sqrt(self._nonzeros))
 
-    def matrix(self, *, parameter: str, output: int, start: int, stop: int) -> torch.Tensor:
-        """Return the map as a dense (stop - start, K) float64 tensor."""
-        entries_SP = self._draw(parameter, output, start, stop - start, torch.device("cpu"))
+    def matrix(self, parameter: str, start: int, stop: int) -> torch.Tensor:
+        """Return the map of a run of stacked coordinates as a dense (stop - start, K) float64 tensor."""
+        entries_SP = self._draw(parameter, start, stop - start, torch.device("cpu"))
         rows_SP, signs_SP = _rows_and_signs(entries_SP, torch.float64)
         return torch.zeros(stop - start, self.dim, dtype=torch.float64).scatter_(1, rows_SP.T, signs_SP.T)
+
+    def ways(self, factor: AbstractFactor) -> dict[str, float]:
+        """Materialise gradients."""
+        entries = float(factor.num_samples * factor.num_vectors * factor.numel)
+        return {"gradients": self._nonzeros * rates_of(factor.like.device).scatter(entries)}
 
     def fingerprint(self) -> str:
         """Name the operator, its version and its settings."""
         return f"sjlt-v{VERSION};dim={self.dim};nonzeros={self._nonzeros};seed={self._seed}"
 
-    def _entries(self, parameter: str, output: int, start: int, num: int, device: torch.device) -> torch.Tensor:
+    def _accumulate(self, features_BK: torch.Tensor, gradients_BW: torch.Tensor, parameter: str, offset: int) -> None:
+        num = gradients_BW.shape[1]
+        entries_SP = self._entries(parameter, offset, num, gradients_BW.device)
+        if features_BK.is_cuda:
+            _gather(features_BK, gradients_BW, entries_SP)
+            return
+        step = max(1, SLICE_ENTRIES // max(1, gradients_BW.shape[0]))
+        for start in range(0, num, step):
+            part_BW = gradients_BW[:, start : start + step]
+            for entries_P in entries_SP[:, start : start + step]:
+                rows_P, signs_P = _rows_and_signs(entries_P, gradients_BW.dtype)
+                features_BK.index_add_(1, rows_P, part_BW * signs_P)
+
+    def _entries(self, parameter: str, start: int, num: int, device: torch.device) -> torch.Tensor:
         """Return the (s, P) entries of a range of coordinates, from the cache if they are there."""
-        key = (parameter, output, start, num, device)
+        key = (parameter, start, num, device)
         found = self._cache.get(key)
         if found is None:
-            found = self._draw(parameter, output, start, num, device)
+            found = self._draw(parameter, start, num, device)
             num_bytes = found.numel() * found.element_size()
             # Batches ask for the slices in one fixed cycle: dropping the oldest one for the newest, as soon as the
             # cycle exceeds the budget, would drop each just before it is asked for again.
@@ -86,9 +95,9 @@ class SparseProjection(AbstractProjection):
                 self._cached_bytes += num_bytes
         return found
 
-    def _draw(self, parameter: str, output: int, start: int, num: int, device: torch.device) -> torch.Tensor:
+    def _draw(self, parameter: str, start: int, num: int, device: torch.device) -> torch.Tensor:
         """Return the row of each entry as (s, P) int32, complemented where the sign is -1."""
-        key = stream_key("sjlt", VERSION, self._seed, parameter, output)
+        key = stream_key("sjlt", VERSION, self._seed, parameter)
         block_rows = self.dim // self._nonzeros
         first_S1 = torch.arange(0, self.dim, block_rows, device=device).unsqueeze(1)
         pair_Q1 = torch.arange(-(-self._nonzeros // 2), device=device).unsqueeze(1)

@@ -3,7 +3,7 @@
 import hashlib
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -197,9 +197,3 @@ def _check_labels(origin: str, labels: Any, ids: tuple[str, ...]) -> torch.Tenso
     if int(classes.min()) < 0:
         raise ConfigError(f"{origin}: class {int(classes.min())} is negative; classes count from 0.")
     return classes
-
-
-def batches(inputs: torch.Tensor, size: int, dtype: torch.dtype, device: torch.device) -> Iterator[torch.Tensor]:
-    """Yield batches of inputs on a device, real ones in the given precision."""
-    for part in inputs.split(size):
-        yield part.to(device=device, dtype=dtype if part.is_floating_point() else None)

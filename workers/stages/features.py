@@ -9,9 +9,9 @@ from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.grid import Shard
 from ntkpipe.storage.records import ChunkRecord
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.kernels.definitions import DEFINITIONS
-from ntkpipe.workers.kernels.features import SampleFeatures, batch_features
-from ntkpipe.workers.sources.data import batches
+from ntkpipe.workers.jacobians.engine import Portion
+from ntkpipe.workers.kernels.definitions import kernel_definition
+from ntkpipe.workers.kernels.features import SampleFeatures, batch_features, joined
 from ntkpipe.workers.tasks import FeaturesTask, Written
 
 
@@ -22,32 +22,46 @@ def compute(context: WorkerContext, task: FeaturesTask) -> Written:
         NumericalError: A value is not finite; the sample is named.
     """
     shard, config = task.shard, context.spec.config
-    functionals, inputs = context.functionals(), context.inputs(shard.split, shard.start, shard.stop)
     outputs: list[torch.Tensor] = []
     parts: dict[str, list[SampleFeatures]] = {kernel.label: [] for kernel in config.kernels}
-    for batch in batches(inputs, config.resources.batch_size, context.dtype, context.device):
-        jacobian = context.engine.run(batch, functionals)
-        outputs.append(jacobian.outputs_BC)
-        for kernel in config.kernels:
-            parts[kernel.label].append(
-                batch_features(
-                    DEFINITIONS[kernel.kind], jacobian, context.projection(kernel), layerwise=kernel.layerwise
-                )
-            )
+    for inputs, labels in context.batches(shard):
+        sums: dict[str, SampleFeatures] = {}
+        for number, portion in enumerate(context.portions()):
+            outputs_BC, found = _pass(context, inputs, portion, labels, first=number == 0)
+            if number == 0:
+                outputs.append(outputs_BC)
+            for name, features in found.items():
+                sums[name] = sums[name].plus(features) if name in sums else features
+        for name, features in sums.items():
+            parts[name].append(features)
     records = [_write(context, shard, layout.output(shard.split), torch.cat(outputs))]
-    for name, found in parts.items():
-        _check_norms(context, shard, name, torch.cat([part.underflow_B for part in found]))
-        diagonal_N = torch.cat([part.diagonal_B for part in found])
-        records.append(_write(context, shard, layout.diagonal(name, shard.split), diagonal_N, dtype="float64"))
-        features = [part.features for part in found if part.features is not None]
-        if not features:
+    for name, batches in parts.items():
+        found = joined(batches)
+        _check_norms(context, shard, name, found.underflow_B)
+        records.append(_write(context, shard, layout.diagonal(name, shard.split), found.diagonal_B, dtype="float64"))
+        if found.features is None:
             continue
-        stacked, path = torch.cat(features, dim=-2), layout.features(name, shard.split)
-        if stacked.dim() == 2:
-            records.append(_write(context, shard, path, stacked))
+        path = layout.features(name, shard.split)
+        if found.features.dim() == 2:
+            records.append(_write(context, shard, path, found.features))
         else:
-            records += [_write(context, shard, path, rows, group) for group, rows in enumerate(stacked)]
+            records += [_write(context, shard, path, rows, group) for group, rows in enumerate(found.features)]
     return Written(tuple(records))
+
+
+def _pass(
+    context: WorkerContext, inputs: torch.Tensor, portion: Portion, labels: torch.Tensor | None, *, first: bool
+) -> tuple[torch.Tensor, dict[str, SampleFeatures]]:
+    """Return the outputs and what each kernel gets from one pass; its factors are gone when the next one starts."""
+    jacobian = context.engine.run(inputs, portion, labels)
+    found = {}
+    for kernel in context.spec.config.kernels:
+        definition = kernel_definition(kernel.kind)
+        # Activations come with every pass and are taken from the first.
+        if definition.functional in portion.functionals or (definition.functional is None and first):
+            projection = context.projection(kernel)
+            found[kernel.label] = batch_features(definition, jacobian, projection, layerwise=kernel.layerwise)
+    return jacobian.outputs_BC, found
 
 
 def _write(

@@ -1,6 +1,7 @@
 """The kernel stage: one block of every kernel matrix, from stored features or from freshly captured factors."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,31 +12,33 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.records import ChunkRecord
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.jacobians.engine import Functional
-from ntkpipe.workers.kernels.blocks import Factors, cosine_normalised, exact_components
-from ntkpipe.workers.kernels.definitions import DEFINITIONS
-from ntkpipe.workers.kernels.features import sum_in_order
-from ntkpipe.workers.sources.data import batches
+from ntkpipe.workers.jacobians.engine import Factors, Portion
+from ntkpipe.workers.jacobians.functionals import Functional
+from ntkpipe.workers.kernels.blocks import (
+    Components,
+    cosine_normalised,
+    exact_block,
+    exact_diagonal_block,
+    joined_columns,
+    sum_in_order,
+)
+from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.tasks import KernelTask, Written
-
-Components = dict[str, torch.Tensor]
-"""Parameter name to (N, M); one entry under the kernel's name where a kernel is not split by parameter."""
 
 
 def compute(context: WorkerContext, task: KernelTask) -> Written:
     """Write one block of every kernel and its components.
 
-    Memory is O(block) for kernels with features, plus the factors of the block's rows for exact ones.
+    Memory is O(block), plus, for exact kernels, the factors of as many of its rows as the plan allows.
 
     Raises:
         NumericalError: An entry is not finite; kernel and samples are named.
     """
     block = task.block
     records: list[ChunkRecord] = []
-    functionals = context.functionals(exact_only=True)
-    exact = _exact(context, block, functionals) if functionals else {}
+    exact = _exact(context, block) if context.has_exact_kernels else {}
     for kernel in context.spec.config.kernels:
-        definition = DEFINITIONS[kernel.kind]
+        definition = kernel_definition(kernel.kind)
         if definition.functional is None or context.projection(kernel) is not None:
             components = _from_features(context, block, kernel)
         else:
@@ -63,33 +66,50 @@ def _from_features(context: WorkerContext, block: Block, kernel: KernelConfig) -
     return {name: gram(index) for index, name in enumerate(groups)}
 
 
-def _exact(context: WorkerContext, block: Block, functionals: set[Functional]) -> dict[Functional, Components]:
-    """Compute components of all exact kernels; columns stream through in batches."""
-    rows = _row_factors(context, block.rows, functionals)
-    columns = iter(rows) if block.on_diagonal else _factors(context, block.columns, functionals)
-    parts: dict[Functional, list[Components]] = {functional: [] for functional in functionals}
-    for column in columns:
-        for functional in functionals:
-            row_batches = [row[functional] for row in rows]
-            parts[functional].append(exact_components(row_batches, column[functional]))
+def _exact(context: WorkerContext, block: Block) -> dict[Functional, Components]:
+    """Compute components of all exact kernels, in passes whose results are added up."""
+    total: dict[Functional, Components] = {}
+    for portion in context.portions(exact_only=True):
+        for functional, part in _exact_portion(context, block, portion).items():
+            known = total.get(functional)
+            total[functional] = {name: known[name] + value for name, value in part.items()} if known else part
+    return total
+
+
+def _exact_portion(context: WorkerContext, block: Block, portion: Portion) -> dict[Functional, Components]:
+    """Compute one pass for as many rows at a time as may be kept; columns stream past and serve all kernels."""
+    step = context.spec.passes.row_samples
+    parts: dict[Functional, list[Components]] = {functional: [] for functional in portion.functionals}
+    for start in range(block.rows.start, block.rows.stop, step):
+        rows = replace(block.rows, start=start, stop=min(start + step, block.rows.stop))
+        kept = _kept_factors(context, rows, portion)
+        if rows == block.rows and block.on_diagonal:
+            return {functional: exact_diagonal_block([batch[functional] for batch in kept]) for functional in parts}
+        columns: dict[Functional, list[Components]] = {functional: [] for functional in portion.functionals}
+        for column in _factors(context, block.columns, portion):
+            for functional, found in columns.items():
+                found.append(exact_block([batch[functional] for batch in kept], column[functional]))
+            del column  # before the next one is computed
+        for functional, found in columns.items():
+            parts[functional].append(joined_columns(found))
     return {
-        functional: {name: torch.cat([part[name] for part in found], dim=1) for name in found[0]}
+        functional: {name: torch.cat([part[name] for part in found]) for name in found[0]}
         for functional, found in parts.items()
     }
 
 
-def _row_factors(context: WorkerContext, side: Shard, functionals: set[Functional]) -> list[dict[Functional, Factors]]:
-    """Return the factors of a block's rows; kept for the next task, which usually has the same rows."""
-    if context.row_factors is None or context.row_factors[0] != side:
-        context.row_factors = None
-        context.row_factors = (side, list(_factors(context, side, functionals)))
-    return context.row_factors[1]
+def _kept_factors(context: WorkerContext, rows: Shard, portion: Portion) -> list[dict[Functional, Factors]]:
+    """Return the factors of rows; kept for the next task, which usually has the same rows."""
+    key = (rows, portion)
+    if context.kept_factors is None or context.kept_factors[0] != key:
+        context.kept_factors = None
+        context.kept_factors = (key, list(_factors(context, rows, portion)))
+    return context.kept_factors[1]
 
 
-def _factors(context: WorkerContext, side: Shard, functionals: set[Functional]) -> Iterator[dict[Functional, Factors]]:
-    inputs = context.inputs(side.split, side.start, side.stop)
-    for batch in batches(inputs, context.spec.config.resources.batch_size, context.dtype, context.device):
-        yield context.engine.run(batch, functionals).factors
+def _factors(context: WorkerContext, side: Shard, portion: Portion) -> Iterator[dict[Functional, Factors]]:
+    for inputs, labels in context.batches(side):
+        yield context.engine.run(inputs, portion, labels).factors
 
 
 def _diagonal(context: WorkerContext, name: str, side: Shard) -> torch.Tensor:
@@ -100,7 +120,7 @@ def _write(context: WorkerContext, block: Block, kernel: KernelConfig, component
     position = (block.rows.index, block.columns.index)
     if block.on_diagonal:
         components = {name: (part + part.T) / 2 for name, part in components.items()}
-    total = sum_in_order(list(components.values()))
+    total = sum_in_order(components.values())
     yield context.chunks.write(
         layout.kernel(kernel.label, block.pair), position, _stored(context, block, kernel, total)
     )

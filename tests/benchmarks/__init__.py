@@ -1,0 +1,1 @@
+"""Benchmarks: scripts that are run by hand, and the modules they share."""

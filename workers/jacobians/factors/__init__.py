@@ -1,0 +1,1 @@
+"""Per-sample gradients of one parameter, each in the form in which it is cheapest."""

@@ -1,0 +1,146 @@
+"""How a batch is cut so that a worker stays within its memory. Plain data: importing this module needs no torch."""
+
+from dataclasses import dataclass
+from typing import final
+
+from ntkpipe.storage.records import Geometry
+
+PROCESS_BYTES = 320 * 2**20
+"""Of a Python process with PyTorch, zarr and Ray loaded, and what their libraries set aside."""
+
+SCRATCH_BYTES = 192 * 2**20
+"""For slices of gradients, transforms, products and a sketch's tables, whatever the batch."""
+
+CACHED_SHARDS = 4
+"""Shards of inputs that stay in a worker's memory: consecutive blocks share their rows."""
+
+MAX_BATCH = 256
+"""Larger batches gain nothing: matrix products are at full speed, and the first results appear later."""
+
+SMALL_BATCH = 8
+"""Below this many samples matrix products lose their speed; output vectors are then split over passes instead."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of a batch for each of its samples, in bytes."""
+
+    graph_bytes: int
+    """Saved by the forward pass for the backward passes."""
+    input_bytes: int
+    """What recorded operations saw; kept once for all output vectors."""
+    new_input_bytes: int
+    """The part of it that the graph does not hold anyway."""
+    vector_bytes: int
+    """Kept for one output vector: gradients at recorded operations, and of parameters that are materialised."""
+    output_bytes: int
+    """Gradients at all recorded operations, while the backward pass of one output vector ends."""
+    call_bytes: int
+    """The largest of those that are kept; twice in memory while the output vectors are put together."""
+    unfolded_bytes: int
+    """The largest input of a convolution as patches."""
+
+    def factor_bytes(self, num_vectors: int) -> int:
+        """Return what the factors of a sample hold."""
+        return self.input_bytes + num_vectors * self.vector_bytes
+
+    def sample_bytes(self, num_vectors: int) -> int:
+        """Return the peak of a sample in a pass."""
+        backward = self.graph_bytes + self.output_bytes + num_vectors * (self.vector_bytes + self.call_bytes)
+        return self.new_input_bytes + backward
+
+    def gram_bytes(self, num_vectors: int) -> int:
+        """Return what a product of factors takes for a sample beside them: one layer as patches and stacked gradients."""
+        return self.unfolded_bytes + num_vectors * self.call_bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PassPlan:
+    """How a batch is worked on within a budget."""
+
+    batch_size: int
+    """Samples per forward pass."""
+    max_vectors: int
+    """Output vectors per pass; with fewer than there are, several passes over a batch are added up."""
+    row_samples: int
+    """Samples of a block's rows whose factors are kept while its columns stream past."""
+
+
+def plan_passes(
+    footprint: Footprint, num_vectors: int, budget_bytes: int, limit: int | None = None, *, keep_rows: bool = True
+) -> PassPlan:
+    """Cut work so that a pass, and the factors of rows that are kept beside it, stay within a budget.
+
+    Args:
+        footprint: Of a sample.
+        num_vectors: V of all functionals together.
+        budget_bytes: For both.
+        limit: The largest batch that is wanted.
+        keep_rows: Whether there are exact kernels; rows then get half of the budget.
+    """
+    budget, limit = budget_bytes // 2 if keep_rows else budget_bytes, limit or MAX_BATCH
+
+    def each(vectors: int) -> int:
+        return max(1, footprint.sample_bytes(vectors) + (2 * footprint.gram_bytes(vectors) if keep_rows else 0))
+
+    vectors = num_vectors
+    if budget // each(vectors) < min(SMALL_BATCH, limit) and num_vectors > 1:
+        spare = budget // min(SMALL_BATCH, limit) - each(0)
+        vectors = max(1, min(num_vectors, spare // max(1, each(1) - each(0))))
+    batch = max(1, min(limit, budget // each(vectors)))
+    rows = max(batch, budget // max(1, footprint.factor_bytes(vectors)))
+    return PassPlan(batch, max(1, vectors), rows)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """Predicted peak of a worker, in bytes."""
+
+    features_bytes: int
+    kernel_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of both stages."""
+        return max(self.features_bytes, self.kernel_bytes)
+
+
+def predict_memory(
+    geometry: Geometry,
+    passes: PassPlan | None,
+    footprint: Footprint,
+    *,
+    model_bytes: int,
+    input_bytes: int,
+    exact_groups: int | None,
+) -> WorkerMemory:
+    """Return the memory of a worker in the features and the kernel stage.
+
+    Args:
+        geometry: Of the run.
+        passes: How batches are cut; None leaves out what depends on it.
+        footprint: Of a sample.
+        model_bytes: Parameters and buffers.
+        input_bytes: Of a sample as it is given to the model.
+        exact_groups: Components of exact kernels; None if there are no exact kernels.
+    """
+    itemsize = 4 if geometry.dtype == "float32" else 8
+    fixed = PROCESS_BYTES + model_bytes + SCRATCH_BYTES + CACHED_SHARDS * geometry.shard_rows * input_bytes
+    widths = [(kernel.feature_dim or 0) * max(1, len(kernel.groups)) for kernel in geometry.kernels]
+    # Features of a shard exist batch by batch and joined, and as they are written.
+    features = fixed + 3 * geometry.shard_rows * sum(widths) * itemsize
+    entries = geometry.block_rows**2
+    dims = [kernel.feature_dim or 0 for kernel in geometry.kernels]
+    groups = max([exact_groups or 0, *(len(kernel.groups) for kernel in geometry.kernels), 1])
+    kernel = fixed + 2 * geometry.block_rows * max(dims) * itemsize + entries * (itemsize * (2 * groups + 1) + 24)
+    if passes is not None:
+        batch = passes.batch_size * footprint.sample_bytes(passes.max_vectors)
+        features += batch
+        if exact_groups is not None:
+            kept = min(passes.row_samples, geometry.block_rows)
+            kernel += batch + kept * footprint.factor_bytes(passes.max_vectors)
+            kernel += 2 * passes.batch_size * footprint.gram_bytes(passes.max_vectors)
+    return WorkerMemory(features, kernel)
