@@ -35,7 +35,8 @@ class ResourcesConfig(Section):
     device: str = "cpu"
     """A PyTorch device: ``cpu``, ``cuda``."""
     batch_size: int | None = Field(None, ge=1)
-    """Samples per forward pass at the most; by default as many as ``max_worker_bytes`` allows, up to 256."""
+    """Samples per forward pass at the most; by default as many as are fast on the device, up to 256. Never more than
+    ``max_worker_bytes`` allows."""
     max_worker_bytes: ByteSize = Field(ByteSize(4 * 2**30), ge=2**20)
     """Memory that a worker may take in the features and kernel stages, such as ``8GiB``. Batches, passes over output
     vectors and rows of exact kernels that are kept are chosen to fit; ``ntkpipe plan`` shows them."""

@@ -24,3 +24,11 @@ def local_ray(tmp_path_factory):
         ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
         yield ray
         ray.shutdown()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small products on two busy cores take several times longer with two threads than with one."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -36,6 +36,7 @@ def measure_footprint(engine: JacobianEngine, inputs: torch.Tensor) -> Footprint
         vector_bytes=deltas.num_bytes // num,
         output_bytes=all_outputs * itemsize // num,
         call_bytes=largest * itemsize // num,
+        output_vector_bytes=jacobian.outputs_BC.shape[1] * itemsize,
         unfolded_bytes=unfolded * itemsize // num,
     )
 

@@ -17,6 +17,10 @@ CACHED_SHARDS = 4
 MAX_BATCH = 256
 """Larger batches gain nothing: matrix products are at full speed, and the first results appear later."""
 
+ARRAY_BYTES = 24 * 2**20
+"""The C library hands larger arrays back to the operating system and gets them again page by page, every time. On a CPU
+batches are kept so small that no gradient is; measured on a ResNet, a batch of 8 is a quarter faster than one of 32."""
+
 SMALL_BATCH = 8
 """Below this many samples matrix products lose their speed; output vectors are then split over passes instead."""
 
@@ -35,9 +39,11 @@ class Footprint:
     vector_bytes: int
     """Kept for one output vector: gradients at recorded operations, and of parameters that are materialised."""
     output_bytes: int
-    """Gradients at all recorded operations, while the backward pass of one output vector ends."""
+    """Gradients at all recorded operations for one output vector, those included that are reduced at once."""
     call_bytes: int
-    """The largest of those that are kept; twice in memory while the output vectors are put together."""
+    """The largest of those that are kept."""
+    output_vector_bytes: int
+    """An output vector itself, C numbers."""
     unfolded_bytes: int
     """The largest input of a convolution as patches."""
 
@@ -47,7 +53,8 @@ class Footprint:
 
     def sample_bytes(self, num_vectors: int) -> int:
         """Return the peak of a sample in a pass."""
-        backward = self.graph_bytes + self.output_bytes + num_vectors * (self.vector_bytes + self.call_bytes)
+        # All output vectors go back at once; besides what is recorded, activations hold gradients on their way.
+        backward = self.graph_bytes + num_vectors * (self.output_bytes + 2 * self.call_bytes + self.output_vector_bytes)
         return self.new_input_bytes + backward
 
     def gram_bytes(self, num_vectors: int) -> int:
@@ -69,7 +76,13 @@ class PassPlan:
 
 
 def plan_passes(
-    footprint: Footprint, num_vectors: int, budget_bytes: int, limit: int | None = None, *, keep_rows: bool = True
+    footprint: Footprint,
+    num_vectors: int,
+    budget_bytes: int,
+    limit: int | None = None,
+    *,
+    keep_rows: bool = True,
+    on_cpu: bool = True,
 ) -> PassPlan:
     """Cut work so that a pass, and the factors of rows that are kept beside it, stay within a budget.
 
@@ -77,10 +90,14 @@ def plan_passes(
         footprint: Of a sample.
         num_vectors: V of all functionals together.
         budget_bytes: For both.
-        limit: The largest batch that is wanted.
+        limit: The largest batch that is wanted; None leaves it to the device.
         keep_rows: Whether there are exact kernels; rows then get half of the budget.
+        on_cpu: Whether arrays should stay small.
     """
-    budget, limit = budget_bytes // 2 if keep_rows else budget_bytes, limit or MAX_BATCH
+    budget = budget_bytes // 2 if keep_rows else budget_bytes
+    if limit is None:
+        quick = ARRAY_BYTES // max(1, num_vectors * footprint.call_bytes) if on_cpu else MAX_BATCH
+        limit = min(MAX_BATCH, max(SMALL_BATCH, quick))
 
     def each(vectors: int) -> int:
         return max(1, footprint.sample_bytes(vectors) + (2 * footprint.gram_bytes(vectors) if keep_rows else 0))
@@ -115,6 +132,7 @@ def predict_memory(
     *,
     model_bytes: int,
     input_bytes: int,
+    table_bytes: int,
     exact_groups: int | None,
 ) -> WorkerMemory:
     """Return the memory of a worker in the features and the kernel stage.
@@ -125,13 +143,14 @@ def predict_memory(
         footprint: Of a sample.
         model_bytes: Parameters and buffers.
         input_bytes: Of a sample as it is given to the model.
+        table_bytes: Of projections, kept between batches.
         exact_groups: Components of exact kernels; None if there are no exact kernels.
     """
     itemsize = 4 if geometry.dtype == "float32" else 8
     fixed = PROCESS_BYTES + model_bytes + SCRATCH_BYTES + CACHED_SHARDS * geometry.shard_rows * input_bytes
     widths = [(kernel.feature_dim or 0) * max(1, len(kernel.groups)) for kernel in geometry.kernels]
     # Features of a shard exist batch by batch and joined, and as they are written.
-    features = fixed + 3 * geometry.shard_rows * sum(widths) * itemsize
+    features = fixed + table_bytes + 3 * geometry.shard_rows * sum(widths) * itemsize
     entries = geometry.block_rows**2
     dims = [kernel.feature_dim or 0 for kernel in geometry.kernels]
     groups = max([exact_groups or 0, *(len(kernel.groups) for kernel in geometry.kernels), 1])

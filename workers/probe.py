@@ -23,6 +23,7 @@ from ntkpipe.workers.kernels.features import penultimate
 from ntkpipe.workers.memory import measure_footprint
 from ntkpipe.workers.passes import PassPlan, WorkerMemory, plan_passes, predict_memory
 from ntkpipe.workers.projections.registry import make_projection
+from ntkpipe.workers.projections.tensor_sketch import CACHE_BYTES
 from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES, load_model, weights_digest
 
@@ -141,6 +142,7 @@ def _plan_memory(
         footprint=footprint,
         model_bytes=sum(value.nbytes for value in (*engine.model.parameters(), *engine.model.buffers())),
         input_bytes=inputs[0].nbytes,
+        table_bytes=_table_bytes(config, geometry, engine),
         exact_groups=len(engine.names) if exact else None,
     )
     allowed = int(config.resources.max_worker_bytes)
@@ -153,8 +155,23 @@ def _plan_memory(
         )
     budget = allowed - predict(passes=None).peak_bytes
     limit = config.resources.batch_size
-    passes = plan_passes(footprint, vectors, budget, limit, keep_rows=bool(exact))
+    on_cpu = config.resources.device == "cpu"
+    passes = plan_passes(footprint, vectors, budget, limit, keep_rows=bool(exact), on_cpu=on_cpu)
     return passes, predict(passes=passes)
+
+
+def _table_bytes(config: RunConfig, geometry: Geometry, engine: JacobianEngine) -> int:
+    """Return what the tables of all projections may take: at the most a bin and a sign for every coordinate and half."""
+    sizes = {name: value.numel() for name, value in engine.model.named_parameters()}
+    num_parameters = sum(sizes[name] for name in engine.names)
+    vectors: dict[str, int] = {}
+    for kernel in config.kernels:
+        functional = kernel_definition(kernel.kind).functional
+        projection = config.projection_of(kernel)
+        if functional is not None and projection.resolved_kind != "none":
+            key = projection.model_dump_json()
+            vectors[key] = max(vectors.get(key, 0), functional.num_vectors(geometry.num_outputs))
+    return sum(min(CACHE_BYTES, 24 * num_parameters * num) for num in vectors.values())
 
 
 def _choices(

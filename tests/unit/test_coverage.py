@@ -10,15 +10,6 @@ from ntkpipe.workers.jacobians.coverage import plan_routes, select_parameters
 from ntkpipe.workers.jacobians.engine import TRACE, JacobianEngine, Portion
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tensors here are so small that several threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def routes(model, *shape):
     return {route.name: route.route for route in plan_routes(model, select_parameters(model), torch.randn(2, *shape))}
 

@@ -24,15 +24,6 @@ def relative_error(found, expected):
     return float((found.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tensors here are so small that several threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def oracle():
     cache = {}

@@ -23,15 +23,6 @@ KINDS = [kind for kind in get_args(ResolvedKind) if kind != "none"]
 all_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tensors here are so small that several threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def relative_error(found, expected):
     return float((found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-300))
 

@@ -28,15 +28,6 @@ from ntkpipe.workers.reference import dense_jacobian
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Tensors here are so small that several threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def relative_error(found, expected):
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
 

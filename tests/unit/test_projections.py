@@ -44,15 +44,6 @@ all_kinds, sparse_kinds, entrywise_kinds, sided_kinds = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices here are so small that a second thread costs many times what it saves when the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def projection_of(kind, dim=24, seed=0):
     return make_projection(Projection(dim=dim, seed=seed, **kind))
 
@@ -675,10 +666,10 @@ def test_kind_none_is_refused_because_it_maps_nothing():
 
 
 def test_a_target_error_chooses_the_number_of_features():
-    assert make_projection(Projection(target_error=0.1)).dim == 200
+    assert make_projection(Projection(target_error=0.1)).dim == 202
     assert make_projection(Projection(kind="sjlt", nonzeros=3, target_error=0.1)).dim == 204
     for kind in ("auto", "gaussian", "sjlt"):
-        assert Projection(kind=kind, target_error=0.03).predicted_error <= 0.03
+        assert Projection(kind=kind, target_error=0.03).predicted_error <= 0.03 + 1e-12
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ asked of autograd, so it runs data-only backward passes although the parameters 
 model is changed.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge
 
 from ntkpipe.configs.errors import CoverageError
 from ntkpipe.workers.jacobians.factors.base import AbstractFactor
@@ -66,28 +68,45 @@ class Capture:
             if same and outputs._version == version:
                 self.penultimate_BD = features.flatten(1)
 
-    def gradients(self, cotangents_VBC: torch.Tensor) -> list[Gradients | None]:
+    def gradients(self, cotangents_VBC: torch.Tensor, *, batched: bool) -> list[Gradients | None]:
         """Return the gradients of all output vectors at every recorded call: V data-only backward passes.
 
         None stands for a call that does not fit the layout of its parameters; they join ``misfits``.
+
+        Args:
+            cotangents_VBC: The output vectors.
+            batched: Go back once for all of them, which saves putting their gradients together.
+
+        Raises:
+            RuntimeError: The passes cannot be batched, because an operation has no batching rule.
         """
         if not self._calls:
             return []
-        num_samples = len(self.outputs_BC)
         edges = [call.output for call in self._calls]
-        prepared = [call.prepared(num_samples) for call in self._calls]
+        prepared = [call.prepared(len(self.outputs_BC)) for call in self._calls]
+        if batched:
+            return self._kept(_batched_passes(self.outputs_BC, edges, cotangents_VBC), prepared, len(cotangents_VBC))
         columns: list[list[Gradients | None]] = [[] for _ in edges]
         for cotangent_BC in cotangents_VBC:
-            deltas = torch.autograd.grad(self.outputs_BC, edges, cotangent_BC, retain_graph=True, allow_unused=True)
-            for call, inputs, column, delta in zip(self._calls, prepared, columns, deltas, strict=True):
-                # An operation whose output is thrown away has no gradient; its parameters' gradient is zero.
-                aligned = call.aligned(cotangent_BC.new_zeros(call.shape) if delta is None else delta, num_samples)
-                column.append(None if aligned is None else call.gradients(inputs, aligned, num_samples))
+            found = torch.autograd.grad(self.outputs_BC, edges, cotangent_BC, retain_graph=True, allow_unused=True)
+            deltas = [None if delta is None else delta.unsqueeze(0) for delta in found]
+            for column, gradients in zip(columns, self._kept(deltas, prepared, 1), strict=True):
+                column.append(gradients)
         joined = []
         for column in columns:
             joined.append(_joined(column))
             column.clear()
         return joined
+
+    def _kept(
+        self, deltas: Sequence[torch.Tensor | None], prepared: list[torch.Tensor | None], num_vectors: int
+    ) -> list[Gradients | None]:
+        found = []
+        for call, inputs, delta in zip(self._calls, prepared, deltas, strict=True):
+            # An operation whose output is thrown away has no gradient; its parameters' gradient is zero.
+            given = self.outputs_BC.new_zeros(num_vectors, *call.shape) if delta is None else delta
+            found.append(call.gradients(inputs, given, len(self.outputs_BC)))
+        return found
 
     def factors(self, gradients: list[Gradients | None]) -> dict[nn.Parameter, AbstractFactor]:
         """Return one factor per recorded parameter; those of several calls with the same parameter are added up.
@@ -130,6 +149,26 @@ class Capture:
             else:
                 pending += [following for following, _ in node.next_functions]
         return met & self._tracked
+
+
+def _batched_passes(
+    outputs_BC: torch.Tensor, edges: Sequence[GradientEdge], cotangents_VBC: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    """Return (V, ...) gradients at all edges by one backward pass under vmap."""
+    with warnings.catch_warnings():
+        # Without a batching rule an operation is looped over with a warning; that is no faster, and may fail later.
+        warnings.filterwarnings("error", message="There is a performance drop")
+        try:
+            return torch.autograd.grad(
+                outputs_BC,
+                edges,
+                cotangents_VBC.contiguous(),
+                retain_graph=True,
+                is_grads_batched=True,
+                allow_unused=True,
+            )
+        except UserWarning as warning:
+            raise RuntimeError(str(warning)) from None
 
 
 def _joined(column: list[Gradients | None]) -> Gradients | None:

@@ -200,7 +200,7 @@ def _capture(
     model: nn.Module, layouts: Mapping[nn.Parameter, Layout], inputs: torch.Tensor, cotangents_VBC: torch.Tensor
 ) -> dict[nn.Parameter, AbstractFactor]:
     capture = Capture(model, layouts, inputs)
-    factors = capture.factors(capture.gradients(cotangents_VBC))
+    factors = capture.factors(capture.gradients(cotangents_VBC, batched=False))
     escaped = capture.escaped()
     return {parameter: factor for parameter, factor in factors.items() if parameter not in escaped}
 

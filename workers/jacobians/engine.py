@@ -74,6 +74,7 @@ class JacobianEngine:
         self._captured = {parameters[route.name]: route.name for route in routes if route.route == "captured"}
         self._vmap = [route.name for route in routes if route.route == "vmap"]
         self._loop = [route.name for route in routes if route.route == "loop"]
+        self._batched = True
         self._shapes = {route.name: route.shape for route in routes}
 
     def num_outputs(self, inputs: torch.Tensor) -> int:
@@ -150,6 +151,16 @@ class JacobianEngine:
                 raise _other_path(f"parameter {name!r} is not used")
         return {name: found[name] for name in self.names}
 
+    def _call_gradients(self, capture: Capture, cotangents_VBC: torch.Tensor) -> list[Gradients | None]:
+        """Go back for all output vectors at once where the model allows it, else one by one."""
+        if self._batched and len(cotangents_VBC) > 1:
+            try:
+                return capture.gradients(cotangents_VBC, batched=True)
+            except RuntimeError:
+                # An operation without batching rule; it will have none next time either.
+                self._batched = False
+        return capture.gradients(cotangents_VBC, batched=False)
+
     def _other_gradients(self, inputs: torch.Tensor, cotangents_VBC: torch.Tensor) -> dict[str, torch.Tensor]:
         gradients: dict[str, torch.Tensor] = {}
         if self._vmap:
@@ -173,7 +184,11 @@ class _Gradients:
     def of(
         cls, engine: JacobianEngine, capture: Capture, inputs: torch.Tensor, cotangents_VBC: torch.Tensor
     ) -> "_Gradients":
-        return cls(capture.gradients(cotangents_VBC), engine._other_gradients(inputs, cotangents_VBC), len(inputs))
+        return cls(
+            engine._call_gradients(capture, cotangents_VBC),
+            engine._other_gradients(inputs, cotangents_VBC),
+            len(inputs),
+        )
 
     def combined(self, weights_VBC: torch.Tensor) -> "_Gradients":
         """Return the gradients of sum_c weights[v, b, c] f_c from those of all outputs."""

@@ -59,9 +59,10 @@ class Call:
     data_node: Any
     """The node of the autograd graph behind the data, None if it has no history."""
 
-    def aligned(self, gradient: torch.Tensor, num_samples: int) -> torch.Tensor | None:
-        """Return a gradient at the output with B L as leading axis; None if it does not have the layout."""
-        return batch_major(gradient.reshape(self.shape), num_samples, self.layout, self.binding.output_axes)
+    def aligned(self, deltas: torch.Tensor, num_samples: int) -> torch.Tensor | None:
+        """Return (V, ...) gradients at the output as (V, B L, ...); None if they do not have the layout."""
+        by_vector = deltas.reshape(len(deltas), *self.shape)
+        return batch_major(by_vector, num_samples, self.layout, self.binding.output_axes, axis=1)
 
     def prepared(self, num_samples: int) -> torch.Tensor | None:
         """Return the batch-major operand that the rule is given; None if there is none, or if it does not fit."""
@@ -72,24 +73,24 @@ class Call:
             inputs = batch_major(inputs, num_samples, self.layout, self.binding.data_axes)
         return inputs if inputs is None or self.binding.prepare is None else self.binding.prepare(inputs)
 
-    def gradients(self, prepared: torch.Tensor | None, delta: torch.Tensor, num_samples: int) -> Gradients | None:
-        """Return what is kept of one output vector's aligned gradient at the output, with V = 1.
+    def gradients(self, prepared: torch.Tensor | None, deltas: torch.Tensor, num_samples: int) -> Gradients | None:
+        """Return what is kept of gradients at the output.
 
         Args:
             prepared: From :meth:`prepared`.
-            delta: Aligned, (B L, ...).
+            deltas: As autograd gives them, of V output vectors.
             num_samples: B.
 
         Returns:
-            The gradient itself, or, where the rule reduces it, those of the parameters by role, (1, B, P); None if the
-            operand does not fit.
+            The aligned gradients, or, where the rule reduces them, those of the parameters by role; None if the operands
+            do not fit the layout.
         """
-        if prepared is None and self.inputs is not None:
+        aligned = self.aligned(deltas, num_samples)
+        if aligned is None or (prepared is None and self.inputs is not None):
             return None
-        deltas = delta.unsqueeze(0)
         if not self.binding.reduces:
-            return {OUTPUT: deltas}
-        by_role = self.binding.rule(deltas[0] if prepared is None else prepared, deltas, num_samples)
+            return {OUTPUT: aligned}
+        by_role = self.binding.rule(aligned[0] if prepared is None else prepared, aligned, num_samples)
         return {role: by_role[role].dense().transpose(0, 1) for role in self.uses}
 
     def factors(self, gradients: Gradients, num_samples: int) -> Mapping[nn.Parameter, AbstractFactor]:

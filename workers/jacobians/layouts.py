@@ -10,26 +10,30 @@ import torch
 from ntkpipe.workers.jacobians.routes import Layout
 
 
-def batch_major(values: torch.Tensor, num_samples: int, layout: Layout, num_feature_axes: int) -> torch.Tensor | None:
-    """Return values with B or B L as leading axis, samples slowest; None if they cannot have this layout.
+def batch_major(
+    values: torch.Tensor, num_samples: int, layout: Layout, num_feature_axes: int, axis: int = 0
+) -> torch.Tensor | None:
+    """Return values with B or B L as an axis, samples slowest; None if they cannot have this layout.
 
     Args:
-        values: What a layer saw, or a gradient at its output.
+        values: What a layer saw, or gradients at its output.
         num_samples: B.
         layout: Known of the layer's parameters.
         num_feature_axes: How many of the last axes are features, not positions.
+        axis: The first axis of positions; those before it, of output vectors, are left alone.
     """
-    num_position_axes = values.dim() - num_feature_axes
+    num_position_axes = values.dim() - num_feature_axes - axis
     if num_position_axes < 1:
         return None
+    leading = values.shape[axis]
     if layout != "batch-second":
-        return values if len(values) % num_samples == 0 and len(values) else None
+        return values if leading % num_samples == 0 and leading else None
     if num_position_axes > 1:
-        return values.movedim(1, 0) if values.shape[1] == num_samples else None
-    if len(values) % num_samples:
+        return values.movedim(axis + 1, axis) if values.shape[axis + 1] == num_samples else None
+    if leading % num_samples:
         return None
-    folded: torch.Tensor = values.unflatten(0, (-1, num_samples))
-    return folded.transpose(0, 1).flatten(0, 1)
+    folded: torch.Tensor = values.unflatten(axis, (-1, num_samples))
+    return folded.transpose(axis, axis + 1).flatten(axis, axis + 1)
 
 
 def expanded(output: torch.Tensor, num_samples: int) -> torch.Tensor:

@@ -7,16 +7,18 @@ import torch
 from ntkpipe.workers.jacobians.engine import Factors
 
 Components = dict[str, torch.Tensor]
-"""Parameter name to (N, M) components, whose sum is the kernel."""
+"""Parameter name to (N, M) components, whose sum is the kernel; one entry, ``TOTAL``, where they are not kept apart."""
+
+TOTAL = "total"
 
 
-def exact_block(rows: Sequence[Factors], column: Factors) -> Components:
+def exact_block(rows: Sequence[Factors], column: Factors, *, layerwise: bool) -> Components:
     """Return the components between batches of rows and one batch of columns."""
-    parts = [gram_components(row, column) for row in rows]
-    return {name: torch.cat([part[name] for part in parts]) for name in column}
+    parts = [gram_components(row, column, layerwise=layerwise) for row in rows]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def exact_diagonal_block(batches: Sequence[Factors]) -> Components:
+def exact_diagonal_block(batches: Sequence[Factors], *, layerwise: bool) -> Components:
     """Return the symmetric components between batches and themselves; every pair of batches is computed once."""
     sizes = [next(iter(batch.values())).num_samples for batch in batches]
     starts = [sum(sizes[:position]) for position in range(len(sizes) + 1)]
@@ -24,7 +26,7 @@ def exact_diagonal_block(batches: Sequence[Factors]) -> Components:
     for position, row in enumerate(batches):
         for other, column in enumerate(batches[: position + 1]):
             at_rows, at_columns = (slice(starts[index], starts[index + 1]) for index in (position, other))
-            for name, gram in gram_components(row, column).items():
+            for name, gram in gram_components(row, column, layerwise=layerwise).items():
                 if name not in found:
                     found[name] = gram.new_empty(starts[-1], starts[-1])
                 if position == other:
@@ -40,9 +42,10 @@ def joined_columns(parts: Sequence[Components]) -> Components:
     return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
 
 
-def gram_components(rows: Factors, columns: Factors) -> Components:
-    """Return the (B, B') Gram matrix of every parameter."""
-    return {name: rows[name].gram(columns[name]) for name in columns}
+def gram_components(rows: Factors, columns: Factors, *, layerwise: bool) -> Components:
+    """Return the (B, B') Gram matrix of every parameter, or their sum."""
+    grams = {name: rows[name].gram(columns[name]) for name in columns}
+    return grams if layerwise else {TOTAL: sum_in_order(grams.values())}
 
 
 def sum_in_order(parts: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -58,6 +61,11 @@ def cosine_normalised(
     block_NM: torch.Tensor, row_diagonal_N: torch.Tensor, column_diagonal_M: torch.Tensor
 ) -> torch.Tensor:
     """Return K(x, x') / sqrt(K(x, x) K(x', x')), computed in float64; 0 where a sample has no gradient at all."""
-    scale = torch.outer(row_diagonal_N.double(), column_diagonal_M.double()).sqrt_()
-    normalised = block_NM.double() / scale
-    return torch.where(scale > 0, normalised, 0.0).to(block_NM.dtype)
+    # The outer product first: of a symmetric block it is symmetric to the last bit.
+    scale = torch.outer(_inverse_roots(row_diagonal_N), _inverse_roots(column_diagonal_M))
+    return scale.mul_(block_NM).to(block_NM.dtype)
+
+
+def _inverse_roots(diagonal_N: torch.Tensor) -> torch.Tensor:
+    roots_N = diagonal_N.double().sqrt()
+    return torch.where(roots_N > 0, 1 / roots_N, 0.0)

@@ -21,6 +21,7 @@ from ntkpipe.workers.jacobians.coverage import (
 from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine, Portion, portions
 from ntkpipe.workers.jacobians.truth import check_gradient, require_passed
 from ntkpipe.workers.kernels.blocks import (
+    TOTAL,
     Components,
     cosine_normalised,
     exact_block,
@@ -34,8 +35,6 @@ from ntkpipe.workers.memory import measure_footprint
 from ntkpipe.workers.passes import PassPlan, plan_passes
 from ntkpipe.workers.projections.base import AbstractProjection
 from ntkpipe.workers.projections.registry import make_projection
-
-TOTAL = "total"
 
 BUDGET_BYTES = 4 * 2**30
 """What a batch and the factors of rows may take; a run has a budget of its own."""
@@ -74,7 +73,7 @@ def kernel_matrix(
         parameters: Shell-style patterns of the parameters to differentiate; None takes all trainable ones.
         dtype: Precision of the computation, float32 or float64; None is the model's own, float32 for a model in half
             precision.
-        batch_size: Samples per forward pass at the most; by default as many as fit into 2 GiB, up to 256.
+        batch_size: Samples per forward pass at the most; by default as many as are fast, up to 256, and fit.
         pseudo_gradient: Whether a model is refused whose backward pass is not the derivative of its forward pass.
 
     Returns:
@@ -94,7 +93,7 @@ def kernel_matrix(
     if definition.functional is None:
         return _checked(work.activations(), kernel)
     if projection is None or projection.resolved_kind == "none":
-        components = work.exact()
+        components = work.exact(layerwise=layerwise)
     elif definition.per_output:
         raise ConfigError("kernel 'full' has no features with K numbers per sample; leave the projection out.")
     else:
@@ -206,7 +205,13 @@ class _Computation:
             raise ConfigError(f"the model cannot process samples of shape {shape}: {error}") from error
         num_outputs = engine.num_outputs(probes[:1])
         num_vectors = definition.functional.num_vectors(num_outputs) if definition.functional else 0
-        passes = plan_passes(measure_footprint(engine, probes[:2]), num_vectors, BUDGET_BYTES, batch_size)
+        passes = plan_passes(
+            measure_footprint(engine, probes[:2]),
+            num_vectors,
+            BUDGET_BYTES,
+            batch_size,
+            on_cpu=own.device.type == "cpu",
+        )
         return cls(engine, definition, tuple(names), tuple(zip(inputs, labels, strict=True)), num_outputs, passes)
 
     def activations(self) -> torch.Tensor:
@@ -218,7 +223,7 @@ class _Computation:
         product = sides[0] @ sides[-1].T
         return (product + product.T) / 2 if len(sides) == 1 else product
 
-    def exact(self) -> Components:
+    def exact(self, *, layerwise: bool) -> Components:
         """Return components from products of factors; the rows' factors stay in memory, the columns' stream."""
         total: Components = {}
         norms: list[list[SampleFeatures]] = [[] for _ in self.sides]
@@ -226,9 +231,10 @@ class _Computation:
             found: list[list[SampleFeatures]] = [[] for _ in self.sides]
             rows = list(self._factors(0, portion, found[0]))
             if len(self.sides) == 1:
-                part = exact_diagonal_block(rows)
+                part = exact_diagonal_block(rows, layerwise=layerwise)
             else:
-                part = joined_columns([exact_block(rows, column) for column in self._factors(1, portion, found[1])])
+                columns = self._factors(1, portion, found[1])
+                part = joined_columns([exact_block(rows, column, layerwise=layerwise) for column in columns])
             total = {name: total[name] + value if total else value for name, value in part.items()}
             for all_passes, one_pass in zip(norms, found, strict=True):
                 all_passes.append(joined(one_pass))

@@ -41,7 +41,7 @@ BLOCK_NUMBERS = 2**18
 """Positions are transformed in blocks of about this many numbers (1 MiB), which stay in the processor's cache."""
 
 CACHE_BYTES = 256 * 2**20
-"""Of bins and signs of materialised coordinates, which are the same for every batch."""
+"""Of bins and signs, of sides and of materialised coordinates, which are the same for every batch."""
 
 
 @final
@@ -134,7 +134,7 @@ class TensorSketchProjection(AbstractProjection):
             words = self._words(half, shape, "inputs", p, q, places)
             num = min(self._width, shape.inputs - p * self._width)
             bins = places if self._stays(shape, p) else words[0].argsort(stable=True)
-            found = self._tables[key] = bins[:num], _signs(words[1][:num], like.dtype)
+            found = self._kept(key, (bins[:num].clone(), _signs(words[1][:num], like.dtype)))
         return found
 
     def _stacked_table(
@@ -147,8 +147,21 @@ class TensorSketchProjection(AbstractProjection):
             places = torch.arange(self._width, device=like.device)
             words = self._words(half, shape, "stacked", p, q, places)
             bins = places if shape.inputs == 1 else words[0].argsort(stable=True)
-            found = self._tables[key] = bins, _signs(words[1], like.dtype)
+            found = self._kept(key, (bins, _signs(words[1], like.dtype)))
         return found
+
+    def _kept(
+        self, key: tuple[object, ...], tables: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep tables for the next batch as far as the budget goes.
+
+        Batches ask for them in one fixed cycle; dropping the oldest would drop each just before it is asked for again.
+        """
+        num_bytes = sum(table.nbytes for table in tables)
+        if self._cached_bytes + num_bytes <= CACHE_BYTES:
+            self._cached_bytes += num_bytes
+            self._tables[key] = tables
+        return tables
 
     def _stays(self, shape: Sides, p: int) -> bool:
         """Return whether h leaves the inputs of a group where they are."""
@@ -246,13 +259,7 @@ class TensorSketchProjection(AbstractProjection):
             stacked, inputs = vectors * factor.num_columns + columns, rows
         else:
             stacked, inputs = rows, columns
-        found = self._bins_and_signs(half, shape, shape.first + stacked, inputs, like)
-        num_bytes = sum(table.nbytes for table in found)
-        # Batches ask for slices in one fixed cycle; dropping the oldest would drop each just before it is asked for.
-        if self._cached_bytes + num_bytes <= CACHE_BYTES:
-            self._cached_bytes += num_bytes
-            self._tables[key] = found
-        return found
+        return self._kept(key, self._bins_and_signs(half, shape, shape.first + stacked, inputs, like))
 
     def _bins_and_signs(
         self, half: int, shape: Sides, stacked: torch.Tensor, inputs: torch.Tensor, like: torch.Tensor

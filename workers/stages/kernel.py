@@ -79,16 +79,21 @@ def _exact(context: WorkerContext, block: Block) -> dict[Functional, Components]
 def _exact_portion(context: WorkerContext, block: Block, portion: Portion) -> dict[Functional, Components]:
     """Compute one pass for as many rows at a time as may be kept; columns stream past and serve all kernels."""
     step = context.spec.passes.row_samples
+    layerwise = any(kernel.layerwise for kernel in context.spec.config.kernels)
     parts: dict[Functional, list[Components]] = {functional: [] for functional in portion.functionals}
     for start in range(block.rows.start, block.rows.stop, step):
         rows = replace(block.rows, start=start, stop=min(start + step, block.rows.stop))
         kept = _kept_factors(context, rows, portion)
         if rows == block.rows and block.on_diagonal:
-            return {functional: exact_diagonal_block([batch[functional] for batch in kept]) for functional in parts}
+            return {
+                functional: exact_diagonal_block([batch[functional] for batch in kept], layerwise=layerwise)
+                for functional in parts
+            }
         columns: dict[Functional, list[Components]] = {functional: [] for functional in portion.functionals}
         for column in _factors(context, block.columns, portion):
             for functional, found in columns.items():
-                found.append(exact_block([batch[functional] for batch in kept], column[functional]))
+                rows_of = [batch[functional] for batch in kept]
+                found.append(exact_block(rows_of, column[functional], layerwise=layerwise))
             del column  # before the next one is computed
         for functional, found in columns.items():
             parts[functional].append(joined_columns(found))

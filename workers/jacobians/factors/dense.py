@@ -1,11 +1,16 @@
 """Gradients that are held as they are: of vectors, of small parameters, and of everything on a fallback route."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 
 from ntkpipe.workers.jacobians.factors.base import AbstractFactor
+
+if TYPE_CHECKING:
+    from ntkpipe.workers.jacobians.factors.outer import OuterFactor
 
 
 @final
@@ -15,9 +20,17 @@ class DenseFactor(AbstractFactor):
     Args:
         gradients_BVP: Flattened in C order.
         shape: Of the parameter.
+        deltas_of: A layer at a single position whose deltas these gradients are, those of its bias; their Gram matrix is
+            a part of that of the layer's weight.
     """
 
-    def __init__(self, gradients_BVP: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        gradients_BVP: torch.Tensor,
+        shape: torch.Size | tuple[int, ...],
+        deltas_of: OuterFactor | None = None,
+    ) -> None:
+        self._deltas_of = deltas_of
         self.gradients_BVP = gradients_BVP
         self._shape = tuple(shape)
         self.num_samples, self.num_vectors, numel = gradients_BVP.shape
@@ -51,6 +64,8 @@ class DenseFactor(AbstractFactor):
 
     def gram(self, other: AbstractFactor) -> torch.Tensor:
         """Multiply entries."""
+        if self._deltas_of is not None and isinstance(other, DenseFactor) and other._deltas_of is not None:
+            return self._deltas_of.delta_gram(other._deltas_of)
         others_BVP = other.gradients_BVP if isinstance(other, DenseFactor) else other.dense()
         return self.gradients_BVP.flatten(1) @ others_BVP.flatten(1).T
 
@@ -58,14 +73,14 @@ class DenseFactor(AbstractFactor):
         """Sum squares."""
         return self.gradients_BVP.square().sum(dim=(1, 2))
 
-    def plus(self, other: AbstractFactor) -> "DenseFactor":
+    def plus(self, other: AbstractFactor) -> DenseFactor:
         """Add entries."""
         return DenseFactor(self.gradients_BVP + other.dense(), self._shape)
 
-    def samples(self, start: int, stop: int) -> "DenseFactor":
+    def samples(self, start: int, stop: int) -> DenseFactor:
         """Select rows."""
         return DenseFactor(self.gradients_BVP[start:stop], self._shape)
 
-    def per_output(self) -> "DenseFactor":
+    def per_output(self) -> DenseFactor:
         """Fold the vectors into the batch."""
         return DenseFactor(self.gradients_BVP.flatten(0, 1).unsqueeze(1), self._shape)

@@ -39,6 +39,7 @@ class OuterFactor(AbstractFactor):
         self._unfold = unfold
         self._deltas_BVTO = deltas_BVTO
         self._norms_B: torch.Tensor | None = None
+        self._delta_gram: tuple[OuterFactor, torch.Tensor] | None = None
         self.transposed = transposed
         self.num_samples, self.num_vectors, self.num_positions, self.num_out = deltas_BVTO.shape
         self.num_in = self.inputs(0, 1).shape[2]
@@ -113,11 +114,26 @@ class OuterFactor(AbstractFactor):
         product = rates.matmul(2 * entries * self.num_samples * other.num_samples)
         return ghost, build + copies + product
 
+    def delta_gram(self, other: "OuterFactor") -> torch.Tensor:
+        """Return sum_v <delta_v(x), delta_v(x')> of layers at a single position, (B, B').
+
+        It is kept for the second time it is asked for: weight and bias of a layer need the same.
+        """
+        kept, self._delta_gram = self._delta_gram, None
+        if kept is not None and kept[0] is other:
+            return kept[1]
+        mine, theirs = (factor.stacked_deltas(0, factor.num_samples).flatten(0, 1) for factor in (self, other))
+        self._delta_gram = other, mine @ theirs.T
+        return self._delta_gram[1]
+
     def ghost_gram(self, other: "OuterFactor") -> torch.Tensor:
         """Return sum over position pairs of <a_t, a'_t'> <delta_t, delta'_t'>, in tiles of samples that fit a slice.
 
         No gradient is ever formed: 2 B B' T T' (I + V O) FLOPs.
         """
+        if self.num_positions == other.num_positions == 1:
+            inputs = self.inputs(0, self.num_samples)[:, 0] @ other.inputs(0, other.num_samples)[:, 0].T
+            return inputs.mul_(self.delta_gram(other))
         total = self.like.new_empty(self.num_samples, other.num_samples)
         pairs = self.num_positions * other.num_positions
         # Tiles of about equal sides reuse both operands best.

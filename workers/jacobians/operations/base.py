@@ -33,8 +33,7 @@ class Binding:
     layouts: tuple[Layout, ...] = LAYOUTS
     """For which the rule holds."""
     reduces: bool = False
-    """Whether the rule sums over positions, so that only gradients of the size of the parameters are kept. It is then
-    applied to one output vector at a time."""
+    """Whether the rule sums over positions, so that only gradients of the size of the parameters are kept."""
     prepare: Callable[[torch.Tensor], torch.Tensor] | None = None
     """Maps the batch-major data to what the rule is given as inputs, once for all output vectors."""
 

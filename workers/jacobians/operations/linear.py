@@ -58,10 +58,10 @@ def _factors(
 ) -> Mapping[str, AbstractFactor]:
     deltas_BVTO = deltas.reshape(len(deltas), num_samples, -1, deltas.shape[-1]).transpose(0, 1)
     inputs_BTI = inputs.reshape(num_samples, -1, inputs.shape[-1])
-    return {
-        "weight": OuterFactor(inputs_BTI, deltas_BVTO, transposed=transposed),
-        "bias": DenseFactor(deltas_BVTO.sum(dim=2), deltas.shape[-1:]),
-    }
+    weight = OuterFactor(inputs_BTI, deltas_BVTO, transposed=transposed)
+    if weight.num_positions == 1:
+        return {"weight": weight, "bias": DenseFactor(deltas_BVTO[:, :, 0], deltas.shape[-1:], deltas_of=weight)}
+    return {"weight": weight, "bias": DenseFactor(deltas_BVTO.sum(dim=2), deltas.shape[-1:])}
 
 
 def _vector_factors(inputs: torch.Tensor, deltas: torch.Tensor, num_samples: int) -> Mapping[str, AbstractFactor]:
