@@ -21,6 +21,9 @@ ARRAY_BYTES = 24 * 2**20
 """The C library hands larger arrays back to the operating system and gets them again page by page, every time. On a CPU
 batches are kept so small that no gradient is; measured on a ResNet, a batch of 8 is a quarter faster than one of 32."""
 
+GRAM_SAMPLES = 64
+"""Materialising gradients for a product of factors pays for this many samples on each side."""
+
 SMALL_BATCH = 8
 """Below this many samples matrix products lose their speed; output vectors are then split over passes instead."""
 
@@ -58,8 +61,8 @@ class Footprint:
         return self.new_input_bytes + backward
 
     def gram_bytes(self, num_vectors: int) -> int:
-        """Return what a product of factors takes for a sample beside them: one layer as patches and stacked gradients."""
-        return self.unfolded_bytes + num_vectors * self.call_bytes
+        """Return what a product takes for a sample: factors being joined, and one layer of both sides as it is multiplied."""
+        return self.factor_bytes(num_vectors) + 2 * (self.unfolded_bytes + num_vectors * self.call_bytes)
 
 
 @final
@@ -71,6 +74,8 @@ class PassPlan:
     """Samples per forward pass."""
     max_vectors: int
     """Output vectors per pass; with fewer than there are, several passes over a batch are added up."""
+    gram_samples: int
+    """Samples whose factors are joined for a product of factors."""
     row_samples: int
     """Samples of a block's rows whose factors are kept while its columns stream past."""
 
@@ -94,21 +99,19 @@ def plan_passes(
         keep_rows: Whether there are exact kernels; rows then get half of the budget.
         on_cpu: Whether arrays should stay small.
     """
-    budget = budget_bytes // 2 if keep_rows else budget_bytes
+    # With exact kernels a pass, a product of factors and the rows that are kept may exist at once.
+    budget = budget_bytes // 4 if keep_rows else budget_bytes
     if limit is None:
         quick = ARRAY_BYTES // max(1, num_vectors * footprint.call_bytes) if on_cpu else MAX_BATCH
         limit = min(MAX_BATCH, max(SMALL_BATCH, quick))
-
-    def each(vectors: int) -> int:
-        return max(1, footprint.sample_bytes(vectors) + (2 * footprint.gram_bytes(vectors) if keep_rows else 0))
-
     vectors = num_vectors
-    if budget // each(vectors) < min(SMALL_BATCH, limit) and num_vectors > 1:
-        spare = budget // min(SMALL_BATCH, limit) - each(0)
-        vectors = max(1, min(num_vectors, spare // max(1, each(1) - each(0))))
-    batch = max(1, min(limit, budget // each(vectors)))
-    rows = max(batch, budget // max(1, footprint.factor_bytes(vectors)))
-    return PassPlan(batch, max(1, vectors), rows)
+    if budget // max(1, footprint.sample_bytes(vectors)) < min(SMALL_BATCH, limit) and num_vectors > 1:
+        spare = budget // min(SMALL_BATCH, limit) - footprint.sample_bytes(0)
+        vectors = max(1, min(num_vectors, spare // max(1, footprint.sample_bytes(1) - footprint.sample_bytes(0))))
+    batch = max(1, min(limit, budget // max(1, footprint.sample_bytes(vectors))))
+    group = max(1, min(max(batch, GRAM_SAMPLES), budget // max(1, footprint.gram_bytes(vectors))))
+    rows = max(group, budget_bytes // 2 // max(1, footprint.factor_bytes(vectors)))
+    return PassPlan(batch, max(1, vectors), group, rows)
 
 
 @final
@@ -161,5 +164,5 @@ def predict_memory(
         if exact_groups is not None:
             kept = min(passes.row_samples, geometry.block_rows)
             kernel += batch + kept * footprint.factor_bytes(passes.max_vectors)
-            kernel += 2 * passes.batch_size * footprint.gram_bytes(passes.max_vectors)
+            kernel += passes.gram_samples * footprint.gram_bytes(passes.max_vectors)
     return WorkerMemory(features, kernel)

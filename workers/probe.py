@@ -146,7 +146,7 @@ def _plan_memory(
         exact_groups=len(engine.names) if exact else None,
     )
     allowed = int(config.resources.max_worker_bytes)
-    least = predict(passes=PassPlan(1, 1, 1)).peak_bytes
+    least = predict(passes=PassPlan(1, 1, 1, 1)).peak_bytes
     if least > allowed:
         raise PlanError(
             f"a worker needs at least {least / 2**20:,.0f} MiB for one sample at a time, but "

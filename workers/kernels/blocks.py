@@ -1,6 +1,6 @@
 """Blocks of kernel matrices from factors or from features, and their normalisation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -12,6 +12,33 @@ Components = dict[str, torch.Tensor]
 TOTAL = "total"
 
 
+def in_groups(batches: Iterable[Factors], num_samples: int) -> Iterator[Factors]:
+    """Yield batches joined to groups of about ``num_samples``.
+
+    A product of factors may materialise gradients of both sides, which pays only for many samples at a time; backward
+    passes are faster on few.
+    """
+    waiting: list[Factors] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(_size(factors) for factors in waiting) >= num_samples:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _size(factors: Factors) -> int:
+    return next(iter(factors.values())).num_samples
+
+
+def _joined(batches: list[Factors]) -> Factors:
+    first, *others = batches
+    if not others:
+        return first
+    return {name: factor.joined([other[name] for other in others]) for name, factor in first.items()}
+
+
 def exact_block(rows: Sequence[Factors], column: Factors, *, layerwise: bool) -> Components:
     """Return the components between batches of rows and one batch of columns."""
     parts = [gram_components(row, column, layerwise=layerwise) for row in rows]
@@ -20,7 +47,7 @@ def exact_block(rows: Sequence[Factors], column: Factors, *, layerwise: bool) ->
 
 def exact_diagonal_block(batches: Sequence[Factors], *, layerwise: bool) -> Components:
     """Return the symmetric components between batches and themselves; every pair of batches is computed once."""
-    sizes = [next(iter(batch.values())).num_samples for batch in batches]
+    sizes = [_size(batch) for batch in batches]
     starts = [sum(sizes[:position]) for position in range(len(sizes) + 1)]
     found: Components = {}
     for position, row in enumerate(batches):

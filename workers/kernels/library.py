@@ -26,6 +26,7 @@ from ntkpipe.workers.kernels.blocks import (
     cosine_normalised,
     exact_block,
     exact_diagonal_block,
+    in_groups,
     joined_columns,
     sum_in_order,
 )
@@ -229,11 +230,11 @@ class _Computation:
         norms: list[list[SampleFeatures]] = [[] for _ in self.sides]
         for portion in self._portions():
             found: list[list[SampleFeatures]] = [[] for _ in self.sides]
-            rows = list(self._factors(0, portion, found[0]))
+            rows = list(in_groups(self._factors(0, portion, found[0]), self.passes.gram_samples))
             if len(self.sides) == 1:
                 part = exact_diagonal_block(rows, layerwise=layerwise)
             else:
-                columns = self._factors(1, portion, found[1])
+                columns = in_groups(self._factors(1, portion, found[1]), self.passes.gram_samples)
                 part = joined_columns([exact_block(rows, column, layerwise=layerwise) for column in columns])
             total = {name: total[name] + value if total else value for name, value in part.items()}
             for all_passes, one_pass in zip(norms, found, strict=True):

@@ -19,6 +19,7 @@ from ntkpipe.workers.kernels.blocks import (
     cosine_normalised,
     exact_block,
     exact_diagonal_block,
+    in_groups,
     joined_columns,
     sum_in_order,
 )
@@ -86,13 +87,13 @@ def _exact_portion(context: WorkerContext, block: Block, portion: Portion) -> di
         kept = _kept_factors(context, rows, portion)
         if rows == block.rows and block.on_diagonal:
             return {
-                functional: exact_diagonal_block([batch[functional] for batch in kept], layerwise=layerwise)
+                functional: exact_diagonal_block([group[functional] for group in kept], layerwise=layerwise)
                 for functional in parts
             }
         columns: dict[Functional, list[Components]] = {functional: [] for functional in portion.functionals}
         for column in _factors(context, block.columns, portion):
             for functional, found in columns.items():
-                rows_of = [batch[functional] for batch in kept]
+                rows_of = [group[functional] for group in kept]
                 found.append(exact_block(rows_of, column[functional], layerwise=layerwise))
             del column  # before the next one is computed
         for functional, found in columns.items():
@@ -113,8 +114,15 @@ def _kept_factors(context: WorkerContext, rows: Shard, portion: Portion) -> list
 
 
 def _factors(context: WorkerContext, side: Shard, portion: Portion) -> Iterator[dict[Functional, Factors]]:
-    for inputs, labels in context.batches(side):
-        yield context.engine.run(inputs, portion, labels).factors
+    """Yield the factors of groups of samples."""
+    step = max(context.spec.passes.gram_samples, context.spec.passes.batch_size)
+    for start in range(side.start, side.stop, step):
+        group = replace(side, start=start, stop=min(start + step, side.stop))
+        batches = [context.engine.run(inputs, portion, labels).factors for inputs, labels in context.batches(group)]
+        yield {
+            functional: next(in_groups((batch[functional] for batch in batches), len(group)))
+            for functional in portion.functionals
+        }
 
 
 def _diagonal(context: WorkerContext, name: str, side: Shard) -> torch.Tensor:

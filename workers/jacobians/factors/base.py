@@ -85,6 +85,10 @@ class AbstractFactor(ABC):
         """Return the factor of a range of samples."""
 
     @abstractmethod
+    def joined(self, others: Sequence["AbstractFactor"]) -> "AbstractFactor":
+        """Return the factor of this batch and others behind it, of the same form."""
+
+    @abstractmethod
     def per_output(self) -> "AbstractFactor":
         """Return a factor whose samples are the (sample, output vector) pairs, vectors fastest, with V = 1."""
 

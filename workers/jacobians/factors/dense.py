@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -80,6 +80,11 @@ class DenseFactor(AbstractFactor):
     def samples(self, start: int, stop: int) -> DenseFactor:
         """Select rows."""
         return DenseFactor(self.gradients_BVP[start:stop], self._shape)
+
+    def joined(self, others: Sequence[AbstractFactor]) -> DenseFactor:
+        """Put them one behind the other."""
+        batches = [self.gradients_BVP, *(other.dense() for other in others)]
+        return DenseFactor(torch.cat(batches), self._shape)
 
     def per_output(self) -> DenseFactor:
         """Fold the vectors into the batch."""

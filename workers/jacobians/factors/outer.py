@@ -1,6 +1,6 @@
 """Gradients of a weight matrix that is applied at T positions: sums of outer products."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import torch
@@ -210,6 +210,13 @@ class OuterFactor(AbstractFactor):
     def like_this(self, inputs: torch.Tensor, deltas_BVTO: torch.Tensor) -> "OuterFactor":
         """Return the same layer's factor of other inputs and deltas."""
         return OuterFactor(inputs, deltas_BVTO, transposed=self.transposed, unfold=self._unfold)
+
+    def joined(self, others: Sequence[AbstractFactor]) -> "OuterFactor":
+        """Put them one behind the other."""
+        same = [other for other in others if isinstance(other, OuterFactor)]
+        assert len(same) == len(others)
+        inputs = torch.cat([self._inputs, *(other._inputs for other in same)])
+        return self.like_this(inputs, torch.cat([self._deltas_BVTO, *(other._deltas_BVTO for other in same)]))
 
     def per_output(self) -> "OuterFactor":
         """Repeat the inputs for every vector."""

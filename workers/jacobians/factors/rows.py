@@ -1,6 +1,6 @@
 """Gradients of an embedding: a few rows of a table that may have millions, never dense in the vocabulary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import torch
@@ -112,6 +112,13 @@ class RowFactor(AbstractFactor):
     def samples(self, start: int, stop: int) -> "RowFactor":
         """Select them."""
         return RowFactor(self.ids_BT[start:stop], self.deltas_BVTQ[start:stop], self.num_rows)
+
+    def joined(self, others: Sequence[AbstractFactor]) -> "RowFactor":
+        """Put them one behind the other."""
+        same = [other for other in others if isinstance(other, RowFactor)]
+        assert len(same) == len(others)
+        ids_BT = torch.cat([self.ids_BT, *(other.ids_BT for other in same)])
+        return RowFactor(ids_BT, torch.cat([self.deltas_BVTQ, *(other.deltas_BVTQ for other in same)]), self.num_rows)
 
     def per_output(self) -> "RowFactor":
         """Repeat the ids for every vector."""

@@ -89,6 +89,13 @@ class SumFactor(AbstractFactor):
         """Select them in both."""
         return SumFactor(self._rows.samples(start, stop), self._outer.samples(start, stop))
 
+    def joined(self, others: Sequence[AbstractFactor]) -> SumFactor:
+        """Put them one behind the other."""
+        same = [other for other in others if isinstance(other, SumFactor)]
+        assert len(same) == len(others)
+        rows = self._rows.joined([other._rows for other in same])
+        return SumFactor(rows, self._outer.joined([other._outer for other in same]))
+
     def per_output(self) -> SumFactor:
         """Fold the vectors of both into the batch."""
         return SumFactor(self._rows.per_output(), self._outer.per_output())
