@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 from ntkpipe.configs.base import Section
 
 ResolvedKind = Literal["none", "tensorsketch", "sjlt", "rademacher", "gaussian", "srht", "khatri-rao", "kronecker"]
-ProjectionKind = Literal["auto"] | ResolvedKind
+ProjectionKind = Literal[
+    "auto", "none", "tensorsketch", "sjlt", "rademacher", "gaussian", "srht", "khatri-rao", "kronecker"
+]
 
 
 class Projection(Section):

@@ -108,7 +108,7 @@ class Capture:
             found.append(call.gradients(inputs, given, len(self.outputs_BC)))
         return found
 
-    def factors(self, gradients: list[Gradients | None]) -> dict[nn.Parameter, AbstractFactor]:
+    def factors(self, gradients: Sequence[Gradients | None]) -> dict[nn.Parameter, AbstractFactor]:
         """Return one factor per recorded parameter; those of several calls with the same parameter are added up.
 
         Parameters with a call that does not fit their layout join ``misfits`` and are left out.

@@ -174,7 +174,7 @@ class JacobianEngine:
 class _Gradients:
     """What backward passes give for a set of output vectors."""
 
-    calls: list[Gradients | None]
+    calls: Sequence[Gradients | None]
     """Of every recorded call."""
     others: dict[str, torch.Tensor]
     """(V, B, P) of the parameters that are not captured."""

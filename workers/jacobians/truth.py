@@ -148,7 +148,7 @@ def _relative_error(
 
 def _padding_rows(model: nn.Module) -> dict[str, int]:
     """Return the row of the padding of every embedding that has one."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         names[module.weight]: module.padding_idx
         for module in model.modules()

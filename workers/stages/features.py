@@ -36,16 +36,16 @@ def compute(context: WorkerContext, task: FeaturesTask) -> Written:
             parts[name].append(features)
     records = [_write(context, shard, layout.output(shard.split), torch.cat(outputs))]
     for name, batches in parts.items():
-        found = joined(batches)
-        _check_norms(context, shard, name, found.underflow_B)
-        records.append(_write(context, shard, layout.diagonal(name, shard.split), found.diagonal_B, dtype="float64"))
-        if found.features is None:
+        whole = joined(batches)
+        _check_norms(context, shard, name, whole.underflow_B)
+        records.append(_write(context, shard, layout.diagonal(name, shard.split), whole.diagonal_B, dtype="float64"))
+        if whole.features is None:
             continue
         path = layout.features(name, shard.split)
-        if found.features.dim() == 2:
-            records.append(_write(context, shard, path, found.features))
+        if whole.features.dim() == 2:
+            records.append(_write(context, shard, path, whole.features))
         else:
-            records += [_write(context, shard, path, rows, group) for group, rows in enumerate(found.features)]
+            records += [_write(context, shard, path, rows, group) for group, rows in enumerate(whole.features)]
     return Written(tuple(records))
 
 
