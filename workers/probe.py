@@ -187,7 +187,7 @@ def _choices(
         vectors = min(functional.num_vectors(geometry.num_outputs), passes.max_vectors)
         projection = config.projection_of(kernel)
         if projection.resolved_kind == "none":
-            found[kernel.label] = exact_choices(factors, vectors, passes.batch_size)
+            found[kernel.label] = exact_choices(factors, vectors, passes.gram_samples)
         else:
             found[kernel.label] = projected_choices(factors, vectors, passes.batch_size, make_projection(projection))
     return found
