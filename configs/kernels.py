@@ -18,9 +18,6 @@ NUMBERED = ("class", "probe")
 LIBRARY_ONLY = ("full", "cotangents")
 """Kernels of :func:`ntkpipe.kernel_matrix` that a run does not store."""
 
-LABELLED = ("lpntk", "true_class", "loss", "margin", "cotangents")
-"""Kernels that depend on labels."""
-
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.]*(-[A-Za-z0-9_.]+)*$"
 """What kernels, solutions, splits and runs may be called: safe as a folder name and in a URL."""
 
@@ -83,8 +80,3 @@ class KernelConfig(Section):
     def label(self) -> str:
         """The name under which the kernel is stored; a hyphen for the colon of ``class:3``."""
         return self.name or self.kind.replace(":", "-")
-
-    @property
-    def is_labelled(self) -> bool:
-        """Whether the kernel depends on labels."""
-        return self.kind in LABELLED
