@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ntkpipe.configs.base import Section
-from ntkpipe.configs.kernels import NAME_PATTERN
+from ntkpipe.configs.kernels.base import NAME_PATTERN
 
 
 class FidelityAnalysis(Section):
@@ -16,6 +16,8 @@ class FidelityAnalysis(Section):
     split: str = "test"
     solutions: tuple[str, ...] = ()
     """Names of the solutions to compare; empty means all of the run."""
+    member: str = ""
+    """Of the model, whose outputs are compared with; needed if the model has several."""
 
 
 class HeatmapAnalysis(Section):
@@ -49,8 +51,35 @@ class NeighborsAnalysis(Section):
     samples: int = Field(10, ge=1, le=100)
     """How many test images are shown: half of them misclassified where there are enough, then the first correct ones."""
     neighbors: int = Field(5, ge=1, le=20)
+    member: str = ""
+    """Of the model, whose classes are shown; needed if the model has several."""
+
+
+class StudentTAnalysis(Section):
+    """Predictive Student-t distributions of kernels whose scale is inferred, and how well they are calibrated.
+
+    Targets are Gaussian with the covariance s (K / k + noise I), k the mean of the training kernel's diagonal, and s is
+    inverse-gamma(shape, rate) distributed.
+    """
+
+    kind: Literal["student-t"] = "student-t"
+    name: str = Field("student-t", pattern=NAME_PATTERN)
+    kernels: tuple[str, ...] = ()
+    """Names of the kernels; empty means all of the run."""
+    split: str = "test"
+    shape: float = Field(1.0, gt=0)
+    """a: 2a samples' worth of belief in the prior scale."""
+    rate: float = Field(1.0, gt=0)
+    """b, in squared units of the targets: b / a is their variance before any is seen."""
+    noise: float = Field(1e-3, gt=0)
+    """The noise's variance as a share of the kernel's mean variance."""
+    interval: float = Field(0.9, gt=0, lt=1)
+    """The probability of the predictive intervals whose coverage is counted."""
+    max_samples: int = Field(4000, ge=1)
+    """Larger training splits are restricted to this many evenly spaced samples, and the result says so."""
 
 
 AnalysisConfig = Annotated[
-    FidelityAnalysis | HeatmapAnalysis | SpectrumAnalysis | NeighborsAnalysis, Field(discriminator="kind")
+    FidelityAnalysis | HeatmapAnalysis | SpectrumAnalysis | NeighborsAnalysis | StudentTAnalysis,
+    Field(discriminator="kind"),
 ]

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.configs.run import RunConfig
+
+_KERNEL: TypeAdapter[KernelConfig] = TypeAdapter(KernelConfig)
 
 
 def preset_names() -> list[str]:
@@ -46,6 +49,18 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
         return RunConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(_describe(origin, error)) from None
+
+
+def load_kernel(kind: str, options: Mapping[str, Any]) -> KernelConfig:
+    """Return the section of one kernel.
+
+    Raises:
+        ConfigError: There is no such kind, or an option is unknown or has the wrong type.
+    """
+    try:
+        return _KERNEL.validate_python({"kind": kind, **options})
+    except ValidationError as error:
+        raise ConfigError(_describe(f"kernel {kind!r}", error)) from None
 
 
 def _read_yaml(source: str) -> Any:

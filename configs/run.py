@@ -4,10 +4,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from ntkpipe.configs.analyses import AnalysisConfig, FidelityAnalysis
+from ntkpipe.configs.analyses import AnalysisConfig, FidelityAnalysis, NeighborsAnalysis, SpectrumAnalysis
 from ntkpipe.configs.base import Section, unknown_name
 from ntkpipe.configs.canonical import digest
-from ntkpipe.configs.kernels import NAME_PATTERN, KernelConfig
+from ntkpipe.configs.kernels.base import NAME_PATTERN
+from ntkpipe.configs.kernels.derived import WITH_STATISTICS
+from ntkpipe.configs.kernels.empirical import EmpiricalKernel
+from ntkpipe.configs.kernels.matrices import MatrixTraits, matrix_traits
+from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.configs.projection import Projection
 from ntkpipe.configs.resources import ResourcesConfig
 from ntkpipe.configs.solve import SolveConfig
@@ -22,7 +26,8 @@ class RunConfig(Section):
 
     name: str = Field(pattern=NAME_PATTERN)
     """What the user calls the run; not part of its identity."""
-    model: PythonModel
+    model: PythonModel | None = None
+    """Needed by kernels of a model, and by comparisons with it."""
     data: DataConfig
     kernels: tuple[KernelConfig, ...] = Field(min_length=1)
     projection: Projection = Projection(kind="none")
@@ -41,29 +46,71 @@ class RunConfig(Section):
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"{what}: the name {name!r} is used more than once; give each a `name`")
+        if self.model is None and self.model_kernels:
+            raise ValueError(f"model is missing: kernel {self.model_kernels[0].label!r} is one of a model")
         train = self.data.train_split
         if self.solve and (train, train) not in self.data.resolved_pairs:
             raise ValueError(f"solve needs the pair [{train}, {train}] among data.pairs")
+        matrices = self.matrices
         for solve in self.solve:
-            _check_known("kernel", solve.kernel, kernels)
+            _check_known("kernel", solve.kernel, matrices)
+            if not matrices[solve.kernel].symmetric:
+                raise ValueError(f"solution {solve.name!r}: kernel {solve.kernel!r} is not symmetric and cannot be solved")
         for analysis in self.analyses:
-            for name in getattr(analysis, "solutions", ()):
-                _check_known("solution", name, solutions)
-            for name in getattr(analysis, "kernels", ()):
-                _check_known("kernel", name, kernels)
-            if (kernel := getattr(analysis, "kernel", None)) is not None:
-                _check_known("kernel", kernel, kernels)
-            if isinstance(analysis, FidelityAnalysis):
-                _check_comparable(analysis, self.solve)
-            if (split := getattr(analysis, "split", None)) is not None:
-                _check_known("split", split, self.data.splits)
-                if (split, train) not in self.data.resolved_pairs:
-                    raise ValueError(f"analysis {analysis.name!r} needs the pair [{split}, {train}] among data.pairs")
+            self._check_analysis(analysis, matrices, solutions)
+        self._check_derived()
         return self
+
+    def _check_analysis(
+        self, analysis: AnalysisConfig, matrices: dict[str, MatrixTraits], solutions: list[str]
+    ) -> None:
+        train = self.data.train_split
+        for name in getattr(analysis, "solutions", ()):
+            _check_known("solution", name, solutions)
+        named = [*getattr(analysis, "kernels", ()), *([analysis.kernel] if hasattr(analysis, "kernel") else [])]
+        for name in named:
+            _check_known("kernel", name, matrices)
+            if matrices[name].per_output:
+                raise ValueError(f"analysis {analysis.name!r} is of samples; kernel {name!r} is of (sample, output) pairs")
+            if isinstance(analysis, SpectrumAnalysis) and not matrices[name].symmetric:
+                raise ValueError(f"analysis {analysis.name!r}: kernel {name!r} is not symmetric")
+        if isinstance(analysis, FidelityAnalysis | NeighborsAnalysis):
+            if self.model is None:
+                raise ValueError(f"analysis {analysis.name!r} compares with a network, but there is no model")
+            if self.model.members:
+                _check_known("member", analysis.member, self.model.members)
+            elif analysis.member:
+                raise ValueError(f"analysis {analysis.name!r}: the model has no members")
+        if isinstance(analysis, FidelityAnalysis):
+            _check_comparable(analysis, self.solve)
+        if (split := getattr(analysis, "split", None)) is not None:
+            _check_known("split", split, self.data.splits)
+            if (split, train) not in self.data.resolved_pairs:
+                raise ValueError(f"analysis {analysis.name!r} needs the pair [{split}, {train}] among data.pairs")
+
+    def _check_derived(self) -> None:
+        """Refuse derived kernels whose means or solves need pairs of splits that are not computed."""
+        train, pairs = self.data.train_split, self.data.resolved_pairs
+        for kernel in self.kernels:
+            if kernel.kind not in WITH_STATISTICS:
+                continue
+            for split in {split for pair in pairs for split in pair} | {train}:
+                if (split, train) not in pairs:
+                    raise ValueError(f"kernel {kernel.label!r} needs the pair [{split}, {train}] among data.pairs")
+
+    @property
+    def model_kernels(self) -> tuple[EmpiricalKernel, ...]:
+        """The kernels of the model."""
+        return tuple(kernel for kernel in self.kernels if isinstance(kernel, EmpiricalKernel))
+
+    @property
+    def matrices(self) -> dict[str, MatrixTraits]:
+        """Every kernel matrix of the run, by the reference that names it."""
+        return matrix_traits(self.kernels, tuple(self.model.members) if self.model else ())
 
     def projection_of(self, kernel: KernelConfig) -> Projection:
         """Return the projection that is applied to ``kernel``; of kind ``none`` for kernels that are exact."""
-        if kernel.kind == "ck":
+        if not isinstance(kernel, EmpiricalKernel) or kernel.always_exact:
             return Projection(kind="none")
         return kernel.projection or self.projection
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ntkpipe.configs.base import Section
-from ntkpipe.configs.kernels import NAME_PATTERN
+from ntkpipe.configs.kernels.base import NAME_PATTERN
 
 
 class SolveBase(Section):

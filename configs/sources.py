@@ -4,25 +4,28 @@ Code a configuration names is code the user trusts. Weights and data are not tru
 or with ``weights_only``, arrays without pickle.
 """
 
-import os
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ntkpipe.configs.base import Section, unknown_name
-from ntkpipe.configs.kernels import NAME_PATTERN
+from ntkpipe.configs.locations import Location
 
-
-def _absolute(location: str) -> str:
-    return location if "://" in location else os.path.abspath(location)
-
-
-Location = Annotated[str, AfterValidator(_absolute)]
-"""A path, a URL, or ``package://package.module/file``. A relative path is taken from the folder in which the
-configuration is read, and kept absolute, so that a run can be resumed from anywhere."""
 
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """``package.module:callable``."""
+
+
+class Member(Section):
+    """What sets one checkpoint or seed of a model apart."""
+
+    runtime_fields: ClassVar[frozenset[str]] = frozenset({"weights"})
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Added to the model's options, such as a seed."""
+    weights: Location | None = None
+    """Instead of the model's weights."""
 
 
 class PythonModel(Section):
@@ -46,6 +49,30 @@ class PythonModel(Section):
     estimator: ``allow`` computes with what the backward pass says and marks the run."""
     mode: Literal["eval", "as-built"] = "eval"
     """``eval`` calls ``model.eval()``; ``as-built`` does not, and the run is refused if samples would mix."""
+    members: dict[str, Member] = Field(default_factory=dict)
+    """Several checkpoints or seeds of the model, by name; they become the leading axis of what is stored. Without any
+    the model is on its own and there is no such axis."""
+
+    @field_validator("members")
+    @classmethod
+    def _member_names_are_safe(cls, members: dict[str, Member]) -> dict[str, Member]:
+        for name in members:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"member {name!r} must be a plain name of letters, digits, dots, hyphens, underscores")
+        return members
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """The members, or one nameless member for a model on its own."""
+        return tuple(self.members) or ("",)
+
+    def member(self, name: str) -> "PythonModel":
+        """Return the model that a member is."""
+        if not name:
+            return self
+        member = self.members[name]
+        update = {"options": self.options | member.options, "weights": member.weights or self.weights, "members": {}}
+        return self.model_copy(update=update)
 
 
 class PythonData(Section):
@@ -129,5 +156,3 @@ class DataConfig(Section):
         train = self.train_split
         return ((train, train), *((split, train) for split in self.splits if split != train))
 
-
-__all__ = ["NAME_PATTERN", "ArrayData", "DataConfig", "ImportPath", "PythonData", "PythonModel", "SplitData"]

@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from typing import final
 
 from ntkpipe.configs.analyses import FidelityAnalysis, HeatmapAnalysis, NeighborsAnalysis, SpectrumAnalysis
-from ntkpipe.configs.kernels import KernelConfig, parse_kind
+from ntkpipe.configs.kernels.empirical import ACTIVATIONS, EmpiricalKernel, parse_kind
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve import CholeskySolve
+from ntkpipe.storage.grid import Block
 from ntkpipe.storage.records import Geometry
-from ntkpipe.workers.tasks import AnalysisTask, FeaturesTask, KernelTask, SolveTask, Task
+from ntkpipe.workers.tasks import (
+    AnalysisTask,
+    DeriveTask,
+    FeaturesTask,
+    KernelTask,
+    MomentsTask,
+    SolveTask,
+    Task,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,50 +55,87 @@ class CostModel:
     def price(self, task: Task) -> Cost:
         """Return the cost of one task."""
         match task:
+            case MomentsTask():
+                return self._moments(task.kernel)
             case FeaturesTask():
                 return self._features(len(task.shard))
             case KernelTask():
-                return self._kernel(len(task.block.rows), len(task.block.columns), task.block.on_diagonal)
+                return self._kernel(task.block)
+            case DeriveTask():
+                return self._derive(task.kernel, len(task.rows))
             case SolveTask():
                 return self._solve(task.name)
             case AnalysisTask():
                 return self._analysis(task.name)
 
-    def _vectors(self, kernel: KernelConfig) -> int:
+    def _vectors(self, kernel: EmpiricalKernel) -> int:
         """Return V, the output vectors of a kernel."""
         name, number = parse_kind(kernel.kind)
-        if name in ("trntk0", "trntk"):
+        if name in ("trntk0", "trntk", "full"):
             return self._geometry.num_outputs
-        return {"ck": 0, "probe": min(number, self._geometry.num_outputs)}.get(name, 1)
+        if name in ACTIVATIONS:
+            return 0
+        return min(number, self._geometry.num_outputs) if name == "probe" else 1
+
+    @property
+    def _num_members(self) -> int:
+        return max(1, len(self._geometry.members))
+
+    def _moments(self, name: str) -> Cost:
+        kernel = next(kernel for kernel in self._config.model_kernels if kernel.label == name)
+        assert kernel.precondition is not None
+        num = min(kernel.precondition.samples, self._geometry.splits[self._geometry.train_split].num_samples)
+        size = self._geometry.kernel(name).num_moments
+        return Cost(self._num_members * num * (2 * self._forward_flops + 2 * size), 0, self._num_members * 8 * size)
 
     def _features(self, num_samples: int) -> Cost:
-        kernels = self._config.kernels
-        flops = self._forward_flops * (1 + max(self._vectors(kernel) for kernel in kernels))
+        flops = self._forward_flops
+        if self._config.model_kernels:
+            flops *= 1 + max(self._vectors(kernel) for kernel in self._config.model_kernels)
         numbers = self._geometry.num_outputs
-        for kernel in kernels:
-            shape = self._geometry.kernel(kernel.label)
+        for kernel in self._config.model_kernels:
             projection = self._config.projection_of(kernel)
             if projection.resolved_kind != "none":
                 per_entry = {"rademacher": 2 * projection.resolved_dim, "gaussian": 2 * projection.resolved_dim}
                 additions = self._num_parameters * per_entry.get(projection.resolved_kind, 2 * projection.nonzeros)
                 flops += self._vectors(kernel) * (self._forward_flops + additions)
-            numbers += 1 + (shape.feature_dim or 0) * max(1, len(shape.groups))
-        return Cost(flops * num_samples, 0, numbers * num_samples * self._itemsize)
+        for shape in self._geometry.kernels:
+            if shape.derived is None:
+                numbers += shape.width + (shape.feature_dim or 0) * max(1, len(shape.groups))
+        # A run with members does all of it for every member; formulas, which do not, cost little beside it.
+        return Cost(flops * num_samples * self._num_members, 0, numbers * num_samples * self._itemsize * self._num_members)
 
-    def _kernel(self, num_rows: int, num_columns: int, on_diagonal: bool) -> Cost:
-        entries, samples = num_rows * num_columns, num_rows + (0 if on_diagonal else num_columns)
+    def _kernel(self, block: Block) -> Cost:
+        entries = len(block.rows) * len(block.columns)
+        samples = len(block.rows) + (0 if block.on_diagonal else len(block.columns))
+        mirrored = block.rows.split == block.columns.split and not block.on_diagonal
         total, captured = Cost(), 0
-        for kernel in self._config.kernels:
-            shape = self._geometry.kernel(kernel.label)
+        vectors = {kernel.label: self._vectors(kernel) for kernel in self._config.model_kernels}
+        for shape in self._geometry.kernels:
+            if shape.derived is not None:
+                continue
             num_groups = max(1, len(shape.groups))
-            written = entries * (1 + len(shape.groups)) * self._itemsize
+            times = (1 if shape.cross else max(1, len(shape.members))) * (2 if mirrored and not shape.symmetric else 1)
+            written = entries * shape.width**2 * (1 + len(shape.groups)) * self._itemsize
             if shape.feature_dim is not None:
                 width = shape.feature_dim * num_groups
-                total += Cost(2 * entries * width, samples * width * self._itemsize, written)
+                cost = Cost(2 * entries * width, samples * width * self._itemsize, written)
+            elif shape.name in vectors:
+                captured = max(captured, vectors[shape.name] + 1)
+                width = vectors[shape.name] * shape.width * self._num_parameters
+                cost = Cost(2 * entries * width, 0, written)
             else:
-                captured = max(captured, self._vectors(kernel))
-                total += Cost(2 * entries * self._vectors(kernel) * self._num_parameters, 0, written)
-        return total + Cost(samples * self._forward_flops * (1 + captured) if captured else 0)
+                # A formula: as much as an inner product of samples, whose size is not known here.
+                cost = Cost(0, 0, written)
+            total += Cost(cost.flops * times, cost.bytes_read * times, cost.bytes_written * times)
+        return total + Cost(samples * self._forward_flops * captured * self._num_members)
+
+    def _derive(self, name: str, num_rows: int) -> Cost:
+        shape = self._geometry.kernel(name)
+        num = self._geometry.splits[self._geometry.train_split].num_samples
+        size = shape.statistic_dim or 0
+        flops = num_rows * num if size == 1 else num_rows * size**2
+        return Cost(flops, num_rows * num * self._itemsize, 8 * num_rows * size)
 
     def _solve(self, name: str) -> Cost:
         index = self._geometry.solutions.index(name)

@@ -7,7 +7,7 @@ from typing import final
 from ntkpipe.configs.errors import PlanError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.cost import Cost, CostModel
-from ntkpipe.storage.features import FEATURES_STAGE
+from ntkpipe.storage.features import DERIVE_PREFIX, FEATURES_STAGE, MOMENTS_STAGE, derive_stage
 from ntkpipe.storage.grid import blocks, num_blocks, num_chunks, shards
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import Geometry
@@ -17,14 +17,21 @@ from ntkpipe.workers.tasks import (
     ANALYZE_STAGE,
     SOLVE_STAGE,
     AnalysisTask,
+    DeriveTask,
     FeaturesTask,
     KernelTask,
+    MomentsTask,
     SolveTask,
     Task,
 )
 
-STAGES = (FEATURES_STAGE, KERNEL_STAGE, SOLVE_STAGE, ANALYZE_STAGE)
-"""In order; a stage starts when the one before it is finished."""
+
+def stages(geometry: Geometry) -> tuple[str, ...]:
+    """Return the stages of a run in order; a stage starts when the one before it is finished."""
+    levels = sorted({kernel.level for kernel in geometry.kernels if kernel.statistic_dim is not None})
+    moments = (MOMENTS_STAGE,) if any(kernel.num_moments for kernel in geometry.kernels) else ()
+    derive = tuple(derive_stage(level) for level in levels)
+    return (*moments, FEATURES_STAGE, KERNEL_STAGE, *derive, SOLVE_STAGE, ANALYZE_STAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Plan:
         self.config = config
         self.geometry = geometry
         self._cost_model = cost_model
+        self.stages = stages(geometry)
 
     def num_tasks(self, stage: str) -> int:
         """Return how many tasks a stage has, without enumerating them."""
@@ -53,7 +61,11 @@ class Plan:
             return sum(num_chunks(size, geometry.shard_rows) for size in sizes.values())
         if stage == KERNEL_STAGE:
             return sum(num_blocks(r, sizes[r], c, sizes[c], geometry.block_rows) for r, c in geometry.pairs)
-        return len(self.config.solve) if stage == SOLVE_STAGE else len(self.config.analyses)
+        if stage == SOLVE_STAGE:
+            return len(self.config.solve)
+        if stage == ANALYZE_STAGE:
+            return len(self.config.analyses)
+        return sum(1 for _ in self.tasks(stage))
 
     def tasks(self, stage: str) -> Iterator[Task]:
         """Yield the tasks of a stage, in the order in which they are best started."""
@@ -66,16 +78,30 @@ class Plan:
             for row_split, column_split in geometry.pairs:
                 found = blocks(row_split, sizes[row_split], column_split, sizes[column_split], geometry.block_rows)
                 yield from (KernelTask(block) for block in found)
+        elif stage == MOMENTS_STAGE:
+            yield from (MomentsTask(kernel.name) for kernel in geometry.kernels if kernel.num_moments)
+        elif stage.startswith(DERIVE_PREFIX):
+            yield from self._derive_tasks(stage)
         elif stage == SOLVE_STAGE:
             yield from (SolveTask(solve.name) for solve in self.config.solve)
         else:
             yield from (AnalysisTask(analysis.name) for analysis in self.config.analyses)
 
+    def _derive_tasks(self, stage: str) -> Iterator[Task]:
+        geometry = self.geometry
+        for kernel in geometry.kernels:
+            if kernel.statistic_dim is None or derive_stage(kernel.level) != stage:
+                continue
+            for split in geometry.paired_splits:
+                size = geometry.splits[split].num_samples
+                for rows in shards(split, size, geometry.block_rows):
+                    yield DeriveTask(kernel.name, rows, kernel.level)
+
     def prices(self) -> list[StagePrice]:
         """Return the cost of every stage; needs a cost model."""
         assert self._cost_model is not None
         found = []
-        for stage in STAGES:
+        for stage in self.stages:
             total = Cost()
             for task in self.tasks(stage):
                 total += self._cost_model.price(task)

@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, NotFoundError
+from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.pipeline.queries import ErrorQuery, FeatureQuery, KernelQuery
 from ntkpipe.pipeline.status import RunStatus, read_status
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array, ChunkStore
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.kernel import KernelReader
 from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.matrices import MatrixReader
 from ntkpipe.storage.records import KernelGeometry, Manifest, SolutionRecord
 from ntkpipe.storage.stores import AbstractStore, open_store
 from ntkpipe.workers.tasks import ANALYZE_STAGE, SOLVE_STAGE
@@ -53,6 +55,7 @@ class Run:
     Attributes:
         url: Where the run lives.
         manifest: What it is.
+        samples: Reads what is stored per sample.
     """
 
     def __init__(self, store: AbstractStore) -> None:
@@ -61,7 +64,8 @@ class Run:
         self._store = store
         self._chunks = ChunkStore(store, read_only=True)
         self._ledger = Ledger(store)
-        self._samples = SampleReader(self._chunks, self._ledger, self.manifest.geometry)
+        self.samples = SampleReader(self._chunks, self._ledger, self.manifest.geometry)
+        self._matrices = MatrixReader(self._chunks, self._ledger, self.manifest.geometry)
         self._ids: dict[str, list[str]] = {}
         self._positions: dict[str, dict[str, int]] = {}
 
@@ -96,17 +100,23 @@ class Run:
         """Return the ids of a split, in order."""
         if split not in self._ids:
             self._check_name("split", split, self.manifest.geometry.splits)
-            self._ids[split] = self._samples.sample_ids(split)
+            self._ids[split] = self.samples.sample_ids(split)
         return self._ids[split]
 
     def labels(self, split: str) -> Array | None:
         """Return the labels of a split, None if it has none."""
         self._check_name("split", split, self.manifest.geometry.splits)
-        return self._samples.labels(split)
+        return self.samples.labels(split)
 
-    def outputs(self, split: str) -> Array:
-        """Return the network's (N, C) outputs on a split."""
-        return self._samples.outputs(split, 0, len(self.ids(split)))
+    def outputs(self, split: str, member: str | None = None) -> Array:
+        """Return the network's (N, C) outputs on a split; those of one member where the model has several."""
+        geometry = self.manifest.geometry
+        if not geometry.num_outputs:
+            raise NotFoundError(f"{self.url} was computed without a model, so there are no outputs.")
+        if member is not None or geometry.members:
+            self._check_name("member", member or "", geometry.members)
+        position = None if member is None else geometry.members.index(member)
+        return self.samples.outputs(split, 0, len(self.ids(split)), member=position)
 
     def kernel(
         self, name: str, rows: str | None = None, columns: str | None = None, *, component: str | None = None
@@ -114,7 +124,7 @@ class Run:
         """Return a kernel matrix, to be indexed like an array: ``run.kernel("trntk", "test")[0:5, "digits-0007"]``.
 
         Args:
-            name: Of the kernel.
+            name: Of the kernel, or ``NAME@MEMBER`` where the model has several members.
             rows: Split of the rows; the training split by default.
             columns: Split of the columns; the training split by default.
             component: A parameter's name, for a layerwise kernel.
@@ -122,41 +132,50 @@ class Run:
         Raises:
             NotFoundError: There is no such kernel, pair of splits, or component.
         """
-        shape = self._kernel(name)
+        shape, _ = self.shape_of(name)
         pair = (rows or self.train_split, columns or self.train_split)
         if pair not in self.manifest.geometry.pairs:
             stored = ", ".join(f"{one} x {other}" for one, other in self.manifest.geometry.pairs)
             raise NotFoundError(f"{self.url} has no kernel between {pair[0]!r} and {pair[1]!r}. Stored: {stored}")
-        group = None
         if component is not None:
             self._check_name("component", component, shape.groups)
-            group = shape.groups.index(component)
-        reader = KernelReader(self._chunks, self._ledger, self.manifest.geometry, name, *pair, group=group)
-        return KernelQuery(self, reader, pair)
+        matrix = self._matrices.matrix(name, *pair, component=component)
+        return KernelQuery(self, matrix, pair, shape.width)
 
     def standard_errors(self, name: str, rows: str | None = None, columns: str | None = None) -> "ErrorQuery":
         """Return the standard errors of a kernel's entries, to be indexed like the kernel; zero where it is exact.
 
         Raises:
-            NotFoundError: There is no such kernel or pair of splits, or the run was written by a version whose features
-                do not tell their error.
+            NotFoundError: There is no such kernel or pair of splits, or its error is not known: it is made of other
+                kernels, or of random features of which there is one set.
         """
-        shape = self._kernel(name)
-        if shape.feature_dim is not None and shape.kind != "ck" and self.manifest.numerics_version < 2:
+        shape, _ = self.shape_of(name)
+        if shape.derived is not None or (shape.kind in RANDOM_FEATURES):
+            raise NotFoundError(f"{self.url}: the error of kernel {name!r} is not known. Ask for that of a projected kernel.")
+        if shape.feature_dim is not None and self.manifest.numerics_version < 3:
             raise NotFoundError(
-                f"{self.url} was written by a version whose features do not come in two independent halves, so that "
-                "they do not tell the error of a kernel entry. Run it again to get standard errors."
+                f"{self.url} was written by an earlier version, which does not record whether features come in two "
+                "independent halves. Run it again to get standard errors."
             )
         pair = (rows or self.train_split, columns or self.train_split)
         for split in pair:
             self._check_name("split", split, self.manifest.geometry.splits)
-        return ErrorQuery(self, shape, pair)
+        return ErrorQuery(self, name, pair)
 
     def diagonal(self, name: str, split: str | None = None) -> Array:
-        """Return K(x, x) before any normalisation, (N,): for a cosine kernel the squared norm of the gradient."""
-        self._kernel(name)
+        """Return K(x, x) before any normalisation, (N,): for a cosine kernel the squared norm of the gradient.
+
+        For a kernel of (sample, output) pairs it is (N, C). A kernel between two members of the model has one for each:
+        ``NAME@MEMBER``.
+        """
+        shape, member = self.shape_of(name, of_samples=True)
         split = split or self.train_split
-        return self._samples.diagonal(name, split, 0, len(self.ids(split)))
+        num = len(self.ids(split))
+        if shape.derived is None:
+            return self.samples.diagonal(shape.name, split, 0, num, member=member)
+        if not shape.symmetric or shape.width > 1:
+            raise NotFoundError(f"{self.url}: the diagonal of kernel {name!r} is not stored; read it from its matrix.")
+        return self._matrices.diagonal(name, split)
 
     def neighbors(
         self, sample: str | int, k: int = 5, *, kernel: str | None = None, split: str | None = None
@@ -173,7 +192,9 @@ class Run:
             raise ConfigError(f"k = {k} must be at least 1.")
         if split is None:
             split = self._split_of(sample) if isinstance(sample, str) else self.train_split
-        query = self.kernel(kernel or self.manifest.geometry.kernels[0].name, split)
+        query = self.kernel(kernel or self.manifest.geometry.references[0], split)
+        if query.width > 1:
+            raise ConfigError("rows of a kernel of (sample, output) pairs are no samples; ask for neighbors under another.")
         row = self.positions(sample, split)
         values = np.asarray(query[row, :], dtype=np.float64).ravel()
         if split == self.train_split:
@@ -252,9 +273,23 @@ class Run:
                 return split
         raise NotFoundError(f"no sample {sample!r} in the splits {', '.join(splits)}.")
 
-    def _kernel(self, name: str) -> KernelGeometry:
-        self._check_name("kernel", name, [kernel.name for kernel in self.manifest.geometry.kernels])
-        return self.manifest.geometry.kernel(name)
+    def shape_of(self, reference: str, *, of_samples: bool = False) -> tuple[KernelGeometry, int | None]:
+        """Return the kernel that a reference names, and the position of its member.
+
+        Args:
+            reference: NAME, or NAME@MEMBER.
+            of_samples: What is stored per sample is meant, which a kernel between two members has for each of them.
+
+        Raises:
+            NotFoundError: There is no such kernel.
+        """
+        geometry = self.manifest.geometry
+        valid = list(geometry.references)
+        if of_samples:
+            valid = [name for name in valid if not geometry.matrix(name)[0].cross]
+            valid += [f"{kernel.name}@{member}" for kernel in geometry.kernels if kernel.cross for member in kernel.members]
+        self._check_name("kernel", reference, valid)
+        return geometry.matrix(reference)
 
     def _require_solution(self, name: str) -> None:
         self._check_name("solution", name, self.manifest.geometry.solutions)
@@ -263,130 +298,3 @@ class Run:
     def _check_name(self, what: str, name: str, valid: Any) -> None:
         if name not in valid:
             raise NotFoundError(f"{self.url}: {unknown_name(what, name, valid)}")
-
-
-@final
-class KernelQuery:
-    """A kernel matrix of a run, indexed like an array but read tile by tile.
-
-    Attributes:
-        shape: (N, M).
-    """
-
-    def __init__(self, run: Run, reader: KernelReader, pair: tuple[str, str]) -> None:
-        self._run = run
-        self._reader = reader
-        self._pair = pair
-        self.shape = reader.shape
-
-    def __getitem__(self, index: tuple[Index, Index]) -> Array:
-        """Return entries at all pairs of rows and columns, (M, N); a single position drops its axis.
-
-        Raises:
-            ChunkNotReadyError: A block that is needed has not been committed yet.
-            NotFoundError: A position or id does not exist.
-        """
-        if not isinstance(index, tuple) or len(index) != 2:
-            raise ConfigError("a kernel is indexed by rows and columns, such as [0:5, :]")
-        rows, columns = (self._run.positions(one, split) for one, split in zip(index, self._pair, strict=True))
-        values = self._reader.read(rows, columns)
-        single = tuple(0 if isinstance(one, int | str | np.integer) else slice(None) for one in index)
-        return np.asarray(values[single])
-
-
-@final
-class ErrorQuery:
-    """Standard errors of an estimated kernel matrix, indexed like the matrix.
-
-    The two halves of the features are independent sketches. Each estimates an entry by twice its inner product; the
-    estimate is their mean, and half their difference is its standard error. A single entry's has one degree of freedom
-    only: look at many of them, such as their root mean square.
-
-    Attributes:
-        shape: (N, M).
-    """
-
-    def __init__(self, run: Run, kernel: KernelGeometry, pair: tuple[str, str]) -> None:
-        self._run = run
-        self._kernel = kernel
-        self._pair = pair
-        rows, columns = (run.manifest.geometry.splits[split].num_samples for split in pair)
-        self.shape = (rows, columns)
-
-    def __getitem__(self, index: tuple[Index, Index]) -> Array:
-        """Return the standard errors at all pairs of rows and columns, float64; zeros for an exact kernel.
-
-        Raises:
-            ChunkNotReadyError: Features that are needed have not been committed yet.
-            NotFoundError: A position or id does not exist.
-        """
-        if not isinstance(index, tuple) or len(index) != 2:
-            raise ConfigError("standard errors are indexed by rows and columns, such as [0:5, :]")
-        at = [self._run.positions(one, split) for one, split in zip(index, self._pair, strict=True)]
-        errors = np.zeros((len(at[0]), len(at[1])))
-        if self._kernel.feature_dim is not None and self._kernel.kind != "ck":
-            errors = self._errors(*at)
-        single = tuple(0 if isinstance(one, int | str | np.integer) else slice(None) for one in index)
-        return np.asarray(errors[single])
-
-    def _errors(self, rows: Positions, columns: Positions) -> Array:
-        name = self._kernel.name
-        one, other = (
-            self._run.features[name, split][at].astype(np.float64)
-            for split, at in zip(self._pair, (rows, columns), strict=True)
-        )
-        half = one.shape[-1] // 2
-        first, second = (
-            one[..., part] @ other[..., part].swapaxes(-1, -2) for part in (slice(half), slice(half, None))
-        )
-        difference = first - second
-        errors: Array = np.abs(difference.sum(axis=0) if difference.ndim == 3 else difference)
-        if self._kernel.kind == "trntk":
-            norms = [self._run.diagonal(name, split)[at] for split, at in zip(self._pair, (rows, columns), strict=True)]
-            scale = np.sqrt(np.outer(*norms))
-            errors = np.divide(errors, scale, out=np.zeros_like(errors), where=scale > 0)
-        return errors
-
-
-@final
-class FeatureQuery:
-    """Stored features by kernel and split."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __getitem__(self, which: str | tuple[str, str]) -> "FeatureRows":
-        """Return a kernel's features on a split; the training split if only the kernel is named."""
-        name, split = which if isinstance(which, tuple) else (which, self._run.train_split)
-        return FeatureRows(self._run, name, split)
-
-
-@final
-class FeatureRows:
-    """The (N, K) features of a kernel on a split.
-
-    Attributes:
-        num_values: Numbers per sample: K, or G K for a layerwise kernel.
-    """
-
-    def __init__(self, run: Run, name: str, split: str) -> None:
-        shape = run._kernel(name)
-        if shape.feature_dim is None:
-            raise NotFoundError(f"{run.url}: kernel {name!r} was computed exactly and has no stored features.")
-        self._run = run
-        self._shape = shape
-        self.num_values = shape.feature_dim * max(1, len(shape.groups))
-        self._split = split
-
-    def __getitem__(self, index: Index) -> Array:
-        """Return rows, (M, K), or (G, M, K) for a layerwise kernel; reads the range that spans them."""
-        positions = self._run.positions(index, self._split)
-        if not len(positions):
-            return np.empty((0, self._shape.feature_dim or 0), self._run.manifest.geometry.dtype)
-        start, stop = int(positions.min()), int(positions.max()) + 1
-        groups: list[int | None] = list(range(len(self._shape.groups))) or [None]
-        parts = [
-            self._run._samples.features(self._shape.name, self._split, start, stop, group)[positions - start]
-            for group in groups
-        ]
-        return parts[0] if not self._shape.groups else np.stack(parts)

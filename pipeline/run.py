@@ -21,7 +21,7 @@ from ntkpipe.pipeline.cost import CostModel
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.pipeline.events import EventLog, Progress, Silent
 from ntkpipe.pipeline.executors.registry import make_executor
-from ntkpipe.pipeline.plan import STAGES, Plan
+from ntkpipe.pipeline.plan import Plan, stages
 from ntkpipe.pipeline.query import Run, open_run
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
@@ -32,7 +32,7 @@ from ntkpipe.storage.records import SCHEMA_VERSION, Manifest, Receipt
 from ntkpipe.storage.schema import array_specs
 from ntkpipe.storage.stores import AbstractStore, open_store
 from ntkpipe.storage.verify import Checked, verify_tasks
-from ntkpipe.workers.probe import Probe, probe_run
+from ntkpipe.workers.probing.probe import Probe, probe_run
 from ntkpipe.workers.tasks import WorkerSpec
 
 RECORDED_VERSIONS = ("numpy", "ray", "torch", "zarr")
@@ -126,7 +126,7 @@ def verify(url: str | os.PathLike[str], *, repair: bool = False) -> Iterator[Che
     store = open_store(url)
     manifest = Manifest.read(store)
     ledger = Ledger(store)
-    checks = verify_tasks(ChunkStore(store), ledger, (PREPARE_STAGE, *STAGES))
+    checks = verify_tasks(ChunkStore(store), ledger, (PREPARE_STAGE, *stages(manifest.geometry)))
     if not repair:
         yield from checks
         return
@@ -186,7 +186,7 @@ def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, pr
         _prepare(store, ledger, probe, lock.epoch)
         with make_executor(plan.config.resources, _worker_spec(store, plan, probe)) as executor:
             driver = Driver(plan, executor, ledger, lock, log, progress)
-            for stage in STAGES:
+            for stage in plan.stages:
                 driver.run_stage(stage)
         log.add("finish")
     except NtkPipeError as error:
@@ -232,8 +232,8 @@ def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
         url=os.path.abspath(store.url) if "://" not in store.url else store.url,
         config=plan.config,
         geometry=plan.geometry,
-        routes=probe.routes,
-        weights_digest=probe.fingerprints["weights"],
+        routes=probe.model.routes if probe.model is not None else {},
+        weights_digests=probe.model.weights_digests if probe.model is not None else {},
         input_digests=probe.input_digests,
         passes=probe.passes,
         threads=threads,

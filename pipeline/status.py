@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.pipeline.plan import STAGES, Plan
+from ntkpipe.pipeline.plan import Plan
 from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import Claim, current_epoch, liveness, read_claim
@@ -47,8 +47,8 @@ def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
     """Count receipts and look at the lock."""
     plan = Plan(RunConfig.model_validate(manifest.config), manifest.geometry)
     ledger = Ledger(store)
-    committed = {stage: ledger.committed(stage) for stage in STAGES}
-    stages = tuple(StageStatus(stage, len(committed[stage]), plan.num_tasks(stage)) for stage in STAGES)
+    committed = {stage: ledger.committed(stage) for stage in plan.stages}
+    stages = tuple(StageStatus(stage, len(committed[stage]), plan.num_tasks(stage)) for stage in plan.stages)
     epoch = current_epoch(store)
     claim = read_claim(store, epoch) if epoch else None
     finished = all(stage.done >= stage.total for stage in stages)

@@ -6,13 +6,25 @@ import numpy as np
 
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array, ChunkStore
-from ntkpipe.storage.grid import shard_at
+from ntkpipe.storage.grid import Shard, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Geometry
 
+MOMENTS_STAGE: Final = "moments"
 FEATURES_STAGE: Final = "features"
+DERIVE_PREFIX: Final = "derive-"
 PREPARE_STAGE: Final = "prepare"
 PREPARE_TASK: Final = "arrays"
+
+
+def derive_stage(level: int) -> str:
+    """Return the stage of the passes that derived kernels of a level need."""
+    return f"{DERIVE_PREFIX}{level}"
+
+
+def derive_task(kernel: str, shard: Shard) -> str:
+    """Return the id of the task that passes over the rows of a shard."""
+    return f"{kernel}/{shard.task}"
 
 
 @final
@@ -37,18 +49,40 @@ class SampleReader:
             return None
         return self._chunks.read(layout.label(split), (0,) if kind == "classes" else (0, 0))
 
-    def features(self, kernel: str, split: str, start: int, stop: int, group: int | None = None) -> Array:
-        """Return rows ``start`` to ``stop`` of a kernel's features, (M, K); of one group when layerwise."""
-        prefix = () if group is None else (group,)
+    def features(
+        self, kernel: str, split: str, start: int, stop: int, *, member: int | None = None, group: int | None = None
+    ) -> Array:
+        """Return rows ``start`` to ``stop`` of a kernel's features, (M, K); of one member, and of one group."""
+        prefix = tuple(index for index in (member, group) if index is not None)
         return self._rows(layout.features(kernel, split), split, start, stop, prefix, (0,))
 
-    def diagonal(self, kernel: str, split: str, start: int, stop: int) -> Array:
-        """Return entries ``start`` to ``stop`` of a kernel's un-normalised diagonal, (M,)."""
-        return self._rows(layout.diagonal(kernel, split), split, start, stop, (), ())
+    def diagonal(self, kernel: str, split: str, start: int, stop: int, *, member: int | None = None) -> Array:
+        """Return entries ``start`` to ``stop`` of a kernel's un-normalised diagonal, (M,); (M, C) for pairs with outputs."""
+        prefix = () if member is None else (member,)
+        suffix = () if self._geometry.kernel(kernel).width == 1 else (0,)
+        return self._rows(layout.diagonal(kernel, split), split, start, stop, prefix, suffix)
 
-    def outputs(self, split: str, start: int, stop: int) -> Array:
+    def outputs(self, split: str, start: int, stop: int, *, member: int | None = None) -> Array:
         """Return rows ``start`` to ``stop`` of the network's outputs, (M, C)."""
-        return self._rows(layout.output(split), split, start, stop, (), (0,))
+        return self._rows(layout.output(split), split, start, stop, () if member is None else (member,), (0,))
+
+    def statistic(self, kernel: str, split: str, start: int, stop: int) -> Array:
+        """Return rows ``start`` to ``stop`` of what a derived kernel keeps per sample, (M, S)."""
+        shape, step = self._geometry.kernel(kernel), self._geometry.block_rows
+        parts = []
+        for index in range(start // step, -(-stop // step)):
+            shard = shard_at(split, index, self._geometry.splits[split].num_samples, step)
+            self._ledger.require(derive_stage(shape.level), derive_task(kernel, shard))
+            values = self._chunks.read(layout.statistic(kernel, split), (index, 0))
+            parts.append(values[max(start - shard.start, 0) : stop - shard.start])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def moments(self, kernel: str, *, member: int | None = None) -> Array:
+        """Return the (P,) second moments of a kernel's gradients, parameters one behind the other."""
+        self._ledger.require(MOMENTS_STAGE, kernel)
+        position = (0,) if member is None else (member, 0)
+        values = self._chunks.read(layout.moments(kernel), position)
+        return values if member is None else values[0]
 
     def _rows(
         self, path: str, split: str, start: int, stop: int, prefix: tuple[int, ...], suffix: tuple[int, ...]
@@ -58,7 +92,6 @@ class SampleReader:
         for index in range(start // rows, -(-stop // rows)):
             shard = shard_at(split, index, self._geometry.splits[split].num_samples, rows)
             self._ledger.require(FEATURES_STAGE, shard.task)
-            values = self._chunks.read(path, (*prefix, index, *suffix))
-            values = values[0] if prefix else values
+            values = self._chunks.read(path, (*prefix, index, *suffix))[(0,) * len(prefix)]
             parts.append(values[max(start - shard.start, 0) : stop - shard.start])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -7,12 +7,16 @@
              sample_id/<split>              (N,) ids
              label/<split>                  (N,) classes or (N, T) real targets
              output/<split>                 (N, C) outputs of the network
+             moments/<kernel>               (P,) second moments of gradients, for preconditioning
              features/<kernel>/<split>      (N, K), or (G, N, K) when layerwise
-             diagonal/<kernel>/<split>      (N,) exact K(x, x) before any normalisation
-             kernel/<kernel>/<rows>-<cols>  (N, M); lower-triangle blocks when both splits are the same
+             diagonal/<kernel>/<split>      (N,) exact K(x, x) before any normalisation; (N, C) for pairs with outputs
+             kernel/<kernel>/<rows>-<cols>  (N, M); lower-triangle blocks when it is symmetric
              component/<kernel>/<rows>-<cols>  (G, N, M), summing to the kernel
+             statistic/<kernel>/<split>     (N, S) of a derived kernel: means, or coordinates in a posterior
              solution/<name>                (N, T) coefficients
              prediction/<name>/<split>      (M, T) kernel times coefficients
+                                            outputs, moments, features, diagonals, kernels and components of a model
+                                            with several members have them as their first axis
          /receipts/<stage>/<task>.json      the commit of a task, written once
          /failed/<stage>/<task>-<n>.json    what went wrong with an attempt
          /solutions/<name>.json             residuals and statistics of a solution
@@ -42,6 +46,16 @@ def label(split: str) -> str:
 def output(split: str) -> str:
     """Return the array of the network's outputs on a split."""
     return f"output/{split}"
+
+
+def moments(kernel: str) -> str:
+    """Return the array of second moments that a kernel's gradients are scaled by."""
+    return f"moments/{kernel}"
+
+
+def statistic(kernel: str, split: str) -> str:
+    """Return the array of what a derived kernel keeps per sample."""
+    return f"statistic/{kernel}/{split}"
 
 
 def features(kernel: str, split: str) -> str:

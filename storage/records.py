@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ntkpipe.configs.errors import NotFoundError, StorageError
+from ntkpipe.configs.kernels.derived import DerivedConfig
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores import AbstractStore
 
@@ -13,7 +14,7 @@ SCHEMA_VERSION = 1
 """Of the layout and of all documents; a reader refuses versions it does not know."""
 
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised whenever the same configuration would give other numbers, so that a run is never continued by code that
 disagrees with what it has stored."""
 
@@ -121,14 +122,50 @@ class SplitGeometry(Record):
 
 
 class KernelGeometry(Record):
-    """The shape of a kernel's features and components."""
+    """The shape of what is stored of a kernel."""
 
     name: str
     kind: str
     feature_dim: int | None
-    """K of the stored features; None for an exact kernel, which stores none."""
+    """K of the stored features; None for a kernel that stores none."""
     groups: tuple[str, ...]
     """Names of the components; empty unless the kernel is layerwise."""
+    members: tuple[str, ...] = ()
+    """Members of the model, the leading axis of features, diagonals and matrices; empty for a model on its own."""
+    cross: bool = False
+    """Whether rows are seen by the first of two members and columns by the second; there is one matrix then, and only
+    features and diagonals have the leading axis."""
+    symmetric: bool = True
+    """Whether K(x, x') = K(x', x), so that one triangle is enough."""
+    cosine: bool = False
+    """Whether the matrix is divided by the roots of the stored diagonal."""
+    width: int = 1
+    """Rows of the matrix per sample: C where they are (sample, output) pairs, outputs fastest."""
+    num_negative: int = 0
+    """How many features, the last ones, enter inner products with a minus sign."""
+    sketched: bool = False
+    """Whether the features are a random projection, whose two halves are independent."""
+    modules: tuple[str, ...] = ()
+    """Calls of modules whose outputs are multiplied, for kernels of activations."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Of the parameters that the kernel is made of; empty for all of them with weight 1."""
+    derived: DerivedConfig | None = None
+    """How it is made of other kernels; None for a kernel that is stored."""
+    parents: tuple[str, ...] = ()
+    """References of the matrices that it is made of, one per term."""
+    level: int = 0
+    """How many passes over other matrices it needs, one after the other."""
+    num_moments: int = 0
+    """P of the second moments that gradients are scaled by, where the run computes them; 0 where it does not."""
+    statistic_dim: int | None = None
+    """Numbers per sample of what such a pass leaves; None without a pass of its own."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Of its matrices: NAME, or NAME@MEMBER for each member."""
+        if self.members and not self.cross:
+            return tuple(f"{self.name}@{member}" for member in self.members)
+        return (self.name,)
 
 
 class Geometry(Record):
@@ -143,6 +180,9 @@ class Geometry(Record):
     solution_targets: tuple[int, ...]
     """T of each solution."""
     num_outputs: int
+    """C; 0 without a model."""
+    members: tuple[str, ...] = ()
+    """Of the model; the leading axis of its outputs."""
     shard_rows: int
     block_rows: int
     dtype: Literal["float32", "float64"]
@@ -150,6 +190,22 @@ class Geometry(Record):
     def kernel(self, name: str) -> KernelGeometry:
         """Return a kernel's geometry; the name must be known."""
         return next(kernel for kernel in self.kernels if kernel.name == name)
+
+    def matrix(self, reference: str) -> tuple[KernelGeometry, int | None]:
+        """Return the kernel that a reference names, and the position of its member; the reference must be known."""
+        name, _, member = reference.partition("@")
+        kernel = self.kernel(name)
+        return kernel, kernel.members.index(member) if member else None
+
+    @property
+    def paired_splits(self) -> tuple[str, ...]:
+        """The splits that are rows or columns of a kernel matrix."""
+        return tuple(dict.fromkeys(split for pair in self.pairs for split in pair))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every kernel matrix of the run."""
+        return tuple(reference for kernel in self.kernels for reference in kernel.references)
 
 
 class Manifest(Record):

@@ -1,5 +1,7 @@
 """How much memory a batch takes, measured on two samples before the work starts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -8,17 +10,18 @@ from ntkpipe.workers.jacobians.functionals import Functional
 from ntkpipe.workers.passes import Footprint
 
 
-def measure_footprint(engine: JacobianEngine, inputs: torch.Tensor) -> Footprint:
+def measure_footprint(engine: JacobianEngine, inputs: torch.Tensor, modules: Sequence[str] = ()) -> Footprint:
     """Measure what a pass over few samples leaves behind.
 
     Args:
         engine: Over the model.
         inputs: One or two samples.
+        modules: Names of modules whose outputs are kept too.
     """
     inputs = inputs.clone()  # a view would count for all of the samples that it is a part of
     graph, held, deltas = (_Storages(engine.model) for _ in range(3))
     with torch.autograd.graph.saved_tensors_hooks(graph.add, lambda tensor: tensor):
-        capture = engine.capture(inputs)
+        capture = engine.capture(inputs, modules)
     jacobian = engine.run(inputs, Portion(frozenset({Functional("sum")})), capture=capture)
     (factors,) = jacobian.factors.values()
     for factor in factors.values():
@@ -26,6 +29,8 @@ def measure_footprint(engine: JacobianEngine, inputs: torch.Tensor) -> Footprint
         for tensors, storages in ((saw, held), (gradients, deltas)):
             for tensor in tensors:
                 storages.add(tensor)
+    for value in capture.activations.values():
+        held.add(value)
     num, itemsize = len(inputs), jacobian.outputs_BC.itemsize
     all_outputs, largest = capture.output_numbers()
     unfolded = max((factor.unfolded_numbers for factor in factors.values()), default=0)

@@ -88,6 +88,7 @@ def plan_passes(
     *,
     keep_rows: bool = True,
     on_cpu: bool = True,
+    split_vectors: bool = True,
 ) -> PassPlan:
     """Cut work so that a pass, and the factors of rows that are kept beside it, stay within a budget.
 
@@ -98,6 +99,7 @@ def plan_passes(
         limit: The largest batch that is wanted; None leaves it to the device.
         keep_rows: Whether there are exact kernels; rows then get half of the budget.
         on_cpu: Whether arrays should stay small.
+        split_vectors: Whether passes over some of the output vectors can be added up.
     """
     # With exact kernels a pass, a product of factors and the rows that are kept may exist at once.
     budget = budget_bytes // 4 if keep_rows else budget_bytes
@@ -105,7 +107,8 @@ def plan_passes(
         quick = ARRAY_BYTES // max(1, num_vectors * footprint.call_bytes) if on_cpu else MAX_BATCH
         limit = min(MAX_BATCH, max(SMALL_BATCH, quick))
     vectors = num_vectors
-    if budget // max(1, footprint.sample_bytes(vectors)) < min(SMALL_BATCH, limit) and num_vectors > 1:
+    crowded = budget // max(1, footprint.sample_bytes(vectors)) < min(SMALL_BATCH, limit)
+    if crowded and num_vectors > 1 and split_vectors:
         spare = budget // min(SMALL_BATCH, limit) - footprint.sample_bytes(0)
         vectors = max(1, min(num_vectors, spare // max(1, footprint.sample_bytes(1) - footprint.sample_bytes(0))))
     batch = max(1, min(limit, budget // max(1, footprint.sample_bytes(vectors))))
@@ -154,7 +157,7 @@ def predict_memory(
     widths = [(kernel.feature_dim or 0) * max(1, len(kernel.groups)) for kernel in geometry.kernels]
     # Features of a shard exist batch by batch and joined, and as they are written.
     features = fixed + table_bytes + 3 * geometry.shard_rows * sum(widths) * itemsize
-    entries = geometry.block_rows**2
+    entries = (geometry.block_rows * max(kernel.width for kernel in geometry.kernels)) ** 2
     dims = [kernel.feature_dim or 0 for kernel in geometry.kernels]
     groups = max([exact_groups or 0, *(len(kernel.groups) for kernel in geometry.kernels), 1])
     kernel = fixed + 2 * geometry.block_rows * max(dims) * itemsize + entries * (itemsize * (2 * groups + 1) + 24)

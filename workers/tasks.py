@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.storage.features import FEATURES_STAGE
+from ntkpipe.storage.features import FEATURES_STAGE, MOMENTS_STAGE, derive_stage, derive_task
 from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import ChunkRecord, Geometry, ObjectRecord
@@ -13,6 +13,19 @@ from ntkpipe.workers.passes import PassPlan
 
 SOLVE_STAGE: Final = "solve"
 ANALYZE_STAGE: Final = "analyze"
+
+
+@dataclass(frozen=True, slots=True)
+class MomentsTask:
+    """Second moments of the gradients that a kernel is preconditioned with."""
+
+    kernel: str
+    stage: Literal["moments"] = MOMENTS_STAGE
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return self.kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,26 @@ class KernelTask:
 
 
 @dataclass(frozen=True, slots=True)
+class DeriveTask:
+    """What a derived kernel keeps for a range of samples, from a pass over the rows of the matrix it is made of."""
+
+    kernel: str
+    rows: Shard
+    """As many samples as a block has rows."""
+    level: int
+
+    @property
+    def stage(self) -> str:
+        """Kernels of a level need those of the levels before it."""
+        return derive_stage(self.level)
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return derive_task(self.kernel, self.rows)
+
+
+@dataclass(frozen=True, slots=True)
 class SolveTask:
     """One linear system and its predictions on every split with a kernel to the training split."""
 
@@ -67,7 +100,7 @@ class AnalysisTask:
         return self.name
 
 
-Task = FeaturesTask | KernelTask | SolveTask | AnalysisTask
+Task = MomentsTask | FeaturesTask | KernelTask | DeriveTask | SolveTask | AnalysisTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +111,10 @@ class WorkerSpec:
     """Of the run."""
     config: RunConfig
     geometry: Geometry
-    routes: tuple[ParameterRoute, ...]
-    """Of every differentiated parameter, as found by the driver."""
-    weights_digest: str
-    """Of the model that was planned for; a worker that builds another one refuses to work."""
+    routes: dict[str, tuple[ParameterRoute, ...]]
+    """Of every differentiated parameter, as found by the driver, for each member of the model."""
+    weights_digests: dict[str, str]
+    """Of the members that were planned for; a worker that builds another one refuses to work."""
     input_digests: dict[str, tuple[str, ...]]
     """Per split, one digest of the inputs of each shard."""
     passes: PassPlan

@@ -11,8 +11,18 @@ import torch
 
 from ntkpipe.configs.errors import NtkPipeError
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.stages import analyze, features, kernel, solve
-from ntkpipe.workers.tasks import AnalysisTask, FeaturesTask, KernelTask, SolveTask, Task, TaskResult, WorkerSpec
+from ntkpipe.workers.stages import analyze, derive, features, kernel, moments, solve
+from ntkpipe.workers.tasks import (
+    AnalysisTask,
+    DeriveTask,
+    FeaturesTask,
+    KernelTask,
+    MomentsTask,
+    SolveTask,
+    Task,
+    TaskResult,
+    WorkerSpec,
+)
 
 
 @final
@@ -36,6 +46,10 @@ class Worker:
         """
         started = time.perf_counter()
         match task:
+            case MomentsTask():
+                written = moments.compute(self._context, task)
+            case DeriveTask():
+                written = derive.compute(self._context, task)
             case FeaturesTask():
                 written = features.compute(self._context, task)
             case KernelTask():

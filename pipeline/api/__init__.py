@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from ntkpipe.pipeline.run import resume as resume
     from ntkpipe.pipeline.run import run as run
     from ntkpipe.pipeline.run import verify as verify
+    from ntkpipe.workers.kernels.formulas import closed_form as closed_form
+    from ntkpipe.workers.kernels.formulas import random_features as random_features
     from ntkpipe.workers.kernels.library import features as features
     from ntkpipe.workers.kernels.library import kernel_matrix as kernel_matrix
+    from ntkpipe.workers.kernels.library import second_moments as second_moments
     from ntkpipe.workers.solvers.solution import Solution as Solution
     from ntkpipe.workers.solvers.solve import solve as solve
     from ntkpipe.workers.sources.samples import Samples as Samples
@@ -28,13 +31,16 @@ _HOMES = {
     "RunConfig": "ntkpipe.configs.run",
     "Samples": "ntkpipe.workers.sources.samples",
     "Solution": "ntkpipe.workers.solvers.solution",
+    "closed_form": "ntkpipe.workers.kernels.formulas",
     "features": "ntkpipe.workers.kernels.library",
     "kernel_matrix": "ntkpipe.workers.kernels.library",
     "load_config": "ntkpipe.configs.loading",
     "open_run": "ntkpipe.pipeline.query",
     "plan": "ntkpipe.pipeline.run",
+    "random_features": "ntkpipe.workers.kernels.formulas",
     "resume": "ntkpipe.pipeline.run",
     "run": "ntkpipe.pipeline.run",
+    "second_moments": "ntkpipe.workers.kernels.library",
     "solve": "ntkpipe.workers.solvers.solve",
     "verify": "ntkpipe.pipeline.run",
 }

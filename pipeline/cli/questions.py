@@ -3,7 +3,8 @@
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.cli.output import Answer
 from ntkpipe.pipeline.cli.selection import parse_selection
-from ntkpipe.pipeline.query import ErrorQuery, KernelQuery, Run
+from ntkpipe.pipeline.queries import ErrorQuery, KernelQuery
+from ntkpipe.pipeline.query import Run
 
 MAX_CELLS = 200_000_000
 """A question whose answer has more values is refused: 1.6 GB in float64."""
@@ -17,7 +18,7 @@ QUESTIONS = (
     "neighbors/NAME[/SPLIT]",
     "solution/NAME",
     "prediction/NAME/SPLIT",
-    "outputs/SPLIT",
+    "outputs/SPLIT[/MEMBER]",
     "labels/SPLIT",
     "ids/SPLIT",
 )
@@ -55,6 +56,9 @@ def ask(run: Run, what: str, rows: str, cols: str, k: int) -> Answer:
             return _rows(run, kind, name, _split(run, split), rows)
         case "solution", [name]:
             return _rows(run, kind, name, run.train_split, rows)
+        case "outputs", [split, member]:
+            at = run.positions(parse_selection(rows), split)
+            return Answer(run.outputs(split, member)[at], [run.ids(split)[i] for i in at])
         case "outputs" | "labels" | "ids", split if len(split) <= 1:
             return _rows(run, kind, "", _split(run, split), rows)
     raise ConfigError(f"{what!r} is nothing that can be asked for. Ask for {', '.join(QUESTIONS)}.")
@@ -88,9 +92,18 @@ def _entries(
 ) -> Answer:
     at = run.positions(parse_selection(rows), row_split)
     columns = run.positions(parse_selection(cols), column_split)
-    _check_cells(len(at) * len(columns))
-    row_ids, column_ids = run.ids(row_split), run.ids(column_split)
-    return Answer(matrix[at, columns], [row_ids[i] for i in at], [column_ids[i] for i in columns])
+    width = matrix.width if isinstance(matrix, KernelQuery) else 1
+    _check_cells(len(at) * len(columns) * width**2)
+    names = [
+        _spread([run.ids(split)[i] for i in positions], width)
+        for split, positions in ((row_split, at), (column_split, columns))
+    ]
+    return Answer(matrix[at, columns], *names)
+
+
+def _spread(ids: list[str], width: int) -> list[str]:
+    """Return one name per row of a kernel of (sample, output) pairs: ``digits-0000/3``."""
+    return ids if width == 1 else [f"{name}/{output}" for name in ids for output in range(width)]
 
 
 def _rows(run: Run, kind: str, name: str, split: str, rows: str) -> Answer:

@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from ntkpipe.configs.projection import Projection
+from ntkpipe.configs.kernels.names import RANDOM_FEATURES
+from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
+from ntkpipe.storage.records import KernelGeometry
 from ntkpipe.storage.verify import Finding
 
 Overrides = Annotated[
@@ -80,8 +82,7 @@ def plan(
     for name, split in made.geometry.splits.items():
         _line(console, f"split {name}", f"{split.num_samples:,} samples, labels: {split.labels}")
     for kernel in made.geometry.kernels:
-        projection = made.config.projection_of(made.config.kernel(kernel.name))
-        _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {_described(projection)}")
+        _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {_described(made.config, kernel)}")
     _line(console, "storage", decimal(stored_bytes(made.geometry)))
     resources, passes = made.config.resources, probe.passes
     workers = "in this process" if resources.executor == "serial" else f"{resources.workers} Ray workers"
@@ -96,7 +97,7 @@ def plan(
         f"features {decimal(probe.memory.features_bytes)}, kernel {decimal(probe.memory.kernel_bytes)} predicted, "
         f"{decimal(int(resources.max_worker_bytes))} allowed",
     )
-    if not probe.gradient.passed:
+    if probe.gradient is not None and not probe.gradient.passed:
         _line(
             console,
             "gradient",
@@ -134,8 +135,14 @@ def verify(
         raise typer.Exit(1)
 
 
-def _described(projection: Projection) -> str:
+def _described(config: RunConfig, kernel: KernelGeometry) -> str:
     """Say which map a kernel is estimated with, how large its error is, and why it was picked."""
+    if kernel.derived is not None:
+        text = f"of {', '.join(kernel.parents)}, computed as it is read"
+        return text if kernel.statistic_dim is None else f"{text}; {kernel.statistic_dim:,} numbers stored per sample"
+    if kernel.feature_dim is not None and kernel.kind in RANDOM_FEATURES:
+        return f"estimated from {kernel.feature_dim:,} random features"
+    projection = config.projection_of(config.kernel(kernel.name))
     if projection.resolved_kind == "none":
         return "exact"
     text = f"{projection.resolved_kind}, K = {projection.resolved_dim:,}"

@@ -23,7 +23,7 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
         _say(console, "Pictures, each with its numbers beside it:")
         for file in pictures:
             _say(console, f"  {run.url}/{file}")
-    kernel = run.manifest.geometry.kernels[0].name
+    kernel = run.manifest.geometry.references[0]
     _say(console, "Try next:")
     _say(console, f"  ntkpipe status {run.url}")
     for rows, columns in run.manifest.geometry.pairs[-1:]:

@@ -11,7 +11,7 @@ from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline import run as verbs
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.stores import open_store
-from ntkpipe.workers.probe import probe_run
+from ntkpipe.workers.probing.probe import probe_run
 
 TESTS = Path(__file__).parents[1]
 

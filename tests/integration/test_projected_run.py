@@ -121,7 +121,7 @@ def test_standard_errors_from_the_command_line(tmp_path):
 def test_features_of_an_earlier_version_do_not_tell_their_error(tmp_path):
     ntkpipe.run(config(), tmp_path / "run")
     path = tmp_path / "run/run.json"
-    path.write_text(path.read_text().replace('"numerics_version": 2', '"numerics_version": 1'))
+    path.write_text(path.read_text().replace('"numerics_version": 3', '"numerics_version": 2'))
     run = ntkpipe.open_run(tmp_path / "run")
     with pytest.raises(NotFoundError, match="two independent halves"):
         run.standard_errors("trntk")

@@ -61,7 +61,7 @@ class FakeRun:
     def inputs(self, split, positions):
         return self.images[split][positions]
 
-    def network_outputs(self, split):
+    def network_outputs(self, split, member=""):
         return self.outputs.get("network", self.scores[split])
 
     def predictions(self, solution, split):

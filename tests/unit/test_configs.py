@@ -29,9 +29,9 @@ def test_unknown_keys_are_refused_at_every_depth_with_the_nearest_name():
 
 def test_only_the_inner_error_of_a_list_is_reported():
     with pytest.raises(ConfigError) as caught:
-        load_config(golden.config(kernels=[{"kind": "ntk"}]))
+        load_config(golden.config(kernels=[{"kind": "tntk"}]))
     assert caught.value.message.count("\n") == 1
-    assert "unknown kernel 'ntk'; did you mean 'pntk'?" in caught.value.message
+    assert "unknown kernel 'tntk'; did you mean 'trntk'?" in caught.value.message
 
 
 def test_names_must_be_unique_and_known():

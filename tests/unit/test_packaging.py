@@ -103,13 +103,16 @@ def test_the_public_surface_is_as_documented():
         "Samples",
         "Solution",
         "__version__",
+        "closed_form",
         "features",
         "kernel_matrix",
         "load_config",
         "open_run",
         "plan",
+        "random_features",
         "resume",
         "run",
+        "second_moments",
         "solve",
         "verify",
     ]
@@ -134,7 +137,7 @@ def test_seams_their_configurations_and_their_registries_agree():
     from typing import get_args
 
     from ntkpipe.configs.analyses import AnalysisConfig
-    from ntkpipe.configs.kernels import NUMBERED, KernelName
+    from ntkpipe.configs.kernels.empirical import NUMBERED, KernelName
     from ntkpipe.configs.projection import Projection, ResolvedKind
     from ntkpipe.configs.solve import SolveConfig
     from ntkpipe.workers.analyses.registry import make_analysis
@@ -153,3 +156,36 @@ def test_seams_their_configurations_and_their_registries_agree():
         assert solver.method == section.model_fields["kind"].default
     for section in get_args(get_args(AnalysisConfig)[0]):
         assert make_analysis(section.model_validate({"kernel": "k"} if "kernel" in section.model_fields else {}))
+
+
+def test_kernels_without_a_model_have_a_section_a_name_and_a_home_each():
+    import importlib
+    from typing import get_args
+
+    from ntkpipe.configs.kernels import names
+    from ntkpipe.configs.kernels.union import ClosedFormConfig, KernelConfig, RandomFeaturesConfig
+    from ntkpipe.workers.kernels.closed_form import registry as closed_forms
+    from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
+    from ntkpipe.workers.kernels.random_features import registry as random_features
+    from ntkpipe.workers.kernels.random_features.base import AbstractRandomFeatures
+
+    def sections(union):
+        return [get_args(variant)[0] for variant in get_args(get_args(union)[0])]
+
+    def kinds(union):
+        return tuple(section.model_fields["kind"].default for section in sections(union))
+
+    assert kinds(ClosedFormConfig) == names.CLOSED_FORMS
+    assert kinds(RandomFeaturesConfig) == names.RANDOM_FEATURES
+    derived = [s for s in sections(KernelConfig) if hasattr(s, "model_fields") and s.model_fields["kind"].default]
+    assert tuple(s.model_fields["kind"].default for s in derived if isinstance(s.model_fields["kind"].default, str)) == (
+        names.DERIVED
+    )
+    for registry, base, expected in (
+        (closed_forms, AbstractClosedForm, names.CLOSED_FORMS),
+        (random_features, AbstractRandomFeatures, names.RANDOM_FEATURES),
+    ):
+        assert tuple(registry._HOMES) == expected
+        for home in registry._HOMES.values():
+            module, _, name = home.partition(":")
+            assert issubclass(getattr(importlib.import_module(f"{registry.__package__}.{module}"), name), base)

@@ -10,7 +10,7 @@ import ntkpipe
 from ntkpipe.workers.jacobians.coverage import plan_routes, select_parameters
 from ntkpipe.workers.jacobians.engine import JacobianEngine, portions
 from ntkpipe.workers.jacobians.functionals import Functional
-from ntkpipe.workers.kernels import library
+from ntkpipe.workers.kernels import computation
 from ntkpipe.workers.memory import measure_footprint
 from ntkpipe.workers.passes import Footprint, PassPlan, plan_passes
 
@@ -72,7 +72,7 @@ def test_passes_over_output_vectors_add_up(kernel, projection, monkeypatch):
     if projection is not None:
         options["projection"] = ntkpipe.Projection(kind=projection, dim=32)
     whole = ntkpipe.kernel_matrix(model, x, **options)
-    monkeypatch.setattr(library, "plan_passes", lambda *_, **__: PassPlan(2, 3, 4, 2))
+    monkeypatch.setattr(computation, "plan_passes", lambda *_, **__: PassPlan(2, 3, 4, 2))
     torch.testing.assert_close(ntkpipe.kernel_matrix(model, x, **options), whole, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(ntkpipe.kernel_matrix(model, x, x[:2], **options), whole[:, :2], rtol=1e-10, atol=1e-12)
 

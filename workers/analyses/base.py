@@ -36,10 +36,13 @@ class RunView(Protocol):
     def classes(self, split: str) -> npt.NDArray[np.int64] | None:
         """The (N,) integer classes of a split, None when it has no classes."""
 
+    def values(self, split: str) -> npt.NDArray[np.float64] | None:
+        """The (N, T) real targets of a split, None when its labels are classes or absent."""
+
     def inputs(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The model inputs at some positions of a split, (M, ...)."""
 
-    def network_outputs(self, split: str) -> npt.NDArray[np.float64]:
+    def network_outputs(self, split: str, member: str = "") -> npt.NDArray[np.float64]:
         """The (N, C) outputs of the network."""
 
     def predictions(self, solution: str, split: str) -> npt.NDArray[np.float64]:
@@ -54,6 +57,9 @@ class RunView(Protocol):
         columns: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.float64]:
         """Entries of a kernel matrix at the given positions, (M, N)."""
+
+    def diagonal(self, name: str, split: str) -> npt.NDArray[np.float64]:
+        """The (N,) kernel of every sample of a split with itself, as normalised as the matrix."""
 
 
 @dataclass(frozen=True, slots=True)

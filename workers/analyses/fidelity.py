@@ -49,7 +49,7 @@ class Fidelity(AbstractAnalysis):
         """
         split = self._config.split
         classes = require_classes(run, split, self._config.name)
-        outputs_NC = run.network_outputs(split)
+        outputs_NC = run.network_outputs(split, self._config.member)
         self._check_columns("the network", outputs_NC, classes)
         predictions, left_out = self._predictions(run, classes)
         reserved = ("split", "samples", "left_out", NETWORK)

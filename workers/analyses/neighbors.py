@@ -48,7 +48,7 @@ class Neighbors(AbstractAnalysis):
         """
         split, train, name = self._config.split, run.train_split, self._config.kernel
         classes, train_classes = (require_classes(run, one, self._config.name) for one in (split, train))
-        found = run.network_outputs(split).argmax(1)
+        found = run.network_outputs(split, self._config.member).argmax(1)
         positions = self._choose(found, classes)
         images = as_images(run.inputs(split, positions), self._config.name)
         neighbors, values = nearest(run, name, split, positions, self._config.neighbors)

@@ -6,12 +6,14 @@ from ntkpipe.configs.analyses import (
     HeatmapAnalysis,
     NeighborsAnalysis,
     SpectrumAnalysis,
+    StudentTAnalysis,
 )
 from ntkpipe.workers.analyses.base import AbstractAnalysis
 from ntkpipe.workers.analyses.fidelity import Fidelity
 from ntkpipe.workers.analyses.heatmap import Heatmap
 from ntkpipe.workers.analyses.neighbors import Neighbors
 from ntkpipe.workers.analyses.spectrum import Spectrum
+from ntkpipe.workers.analyses.student_t import StudentT
 
 
 def make_analysis(config: AnalysisConfig) -> AbstractAnalysis:
@@ -25,3 +27,5 @@ def make_analysis(config: AnalysisConfig) -> AbstractAnalysis:
             return Spectrum(config)
         case NeighborsAnalysis():
             return Neighbors(config)
+        case StudentTAnalysis():
+            return StudentT(config)

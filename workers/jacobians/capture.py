@@ -15,6 +15,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 
 from ntkpipe.configs.errors import CoverageError
+from ntkpipe.workers.jacobians.activations import ActivationRecorder
 from ntkpipe.workers.jacobians.factors.base import AbstractFactor
 from ntkpipe.workers.jacobians.interception import Call, Gradients, Interceptor
 from ntkpipe.workers.jacobians.routes import Layout
@@ -28,14 +29,22 @@ class Capture:
         model: To be run.
         layouts: Of the tracked parameters.
         inputs: (B, ...).
+        modules: Names of modules whose outputs are wanted.
 
     Attributes:
+        activations: (B, D) outputs of those modules, by call.
         outputs_BC: Outputs of the model, attached to the graph.
         penultimate_BD: Input of the last Linear layer, if its output is the model's output; None otherwise.
         misfits: Tracked parameters that were used in a way that does not fit their layout.
     """
 
-    def __init__(self, model: nn.Module, layouts: Mapping[nn.Parameter, Layout], inputs: torch.Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layouts: Mapping[nn.Parameter, Layout],
+        inputs: torch.Tensor,
+        modules: Sequence[str] = (),
+    ) -> None:
         last_linear: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
         def record(
@@ -51,11 +60,12 @@ class Capture:
         ]
         interceptor = Interceptor(layouts, len(inputs))
         try:
-            with torch.enable_grad(), interceptor:
+            with torch.enable_grad(), interceptor, ActivationRecorder(model, modules, len(inputs)) as recorder:
                 outputs = model(inputs)
         finally:
             for handle in handles:
                 handle.remove()
+        self.activations = recorder.outputs
         self.misfits = interceptor.misfits
         self.outputs_BC = check_outputs(outputs, len(inputs))
         self._calls: list[Call] = interceptor.calls

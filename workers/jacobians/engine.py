@@ -29,13 +29,24 @@ class Portion:
     functionals: frozenset[Functional]
     vectors: tuple[int, int] | None = None
     """First and last plus one of the output vectors; None for all."""
+    modules: tuple[str, ...] = ()
+    """Modules whose outputs are wanted too."""
 
 
-def portions(functionals: Collection[Functional], num_outputs: int, max_vectors: int) -> list[Portion]:
-    """Cut functionals into passes of at most ``max_vectors`` output vectors; what they give is added up."""
+def portions(
+    functionals: Collection[Functional], num_outputs: int, max_vectors: int, modules: tuple[str, ...] = ()
+) -> list[Portion]:
+    """Cut functionals into passes of at most ``max_vectors`` output vectors; what they give is added up.
+
+    Outputs of modules come with a pass without functionals where there are several passes.
+    """
     num_vectors = {functional: functional.num_vectors(num_outputs) for functional in functionals}
     if sum(num_vectors.values()) <= max_vectors or not functionals:
-        return [Portion(frozenset(functionals))]
+        return [Portion(frozenset(functionals), modules=modules)]
+    return [*([Portion(frozenset(), modules=modules)] if modules else []), *_cut(num_vectors, max_vectors)]
+
+
+def _cut(num_vectors: Mapping[Functional, int], max_vectors: int) -> list[Portion]:
     return [
         Portion(frozenset({functional}), (first, min(first + max_vectors, num)))
         for functional, num in sorted(num_vectors.items(), key=lambda item: repr(item[0]))
@@ -51,6 +62,8 @@ class BatchJacobian:
     penultimate_BD: torch.Tensor | None
     """Input of the final Linear layer, None if the model does not end in one."""
     factors: dict[Functional, Factors]
+    activations: dict[str, torch.Tensor]
+    """(B, D) outputs of the modules that were asked for, by call."""
 
 
 @final
@@ -81,9 +94,9 @@ class JacobianEngine:
         """Return C."""
         return Capture(self.model, {}, inputs).outputs_BC.shape[1]
 
-    def capture(self, inputs: torch.Tensor) -> Capture:
-        """Run the model forward and record its operations."""
-        return Capture(self.model, self._layouts, inputs)
+    def capture(self, inputs: torch.Tensor, modules: Sequence[str] = ()) -> Capture:
+        """Run the model forward and record its operations, and what some modules return."""
+        return Capture(self.model, self._layouts, inputs, modules)
 
     def run(
         self,
@@ -105,10 +118,10 @@ class JacobianEngine:
             ConfigError: A functional needs labels that are missing or do not fit.
             CoverageError: The model's path through its layers depends on the samples.
         """
-        capture = capture or self.capture(inputs)
+        capture = capture or self.capture(inputs, portion.modules)
         outputs_BC = capture.outputs_BC.detach()
         if not portion.functionals:
-            return BatchJacobian(outputs_BC, capture.penultimate_BD, {})
+            return BatchJacobian(outputs_BC, capture.penultimate_BD, {}, capture.activations)
         if escaped := capture.escaped():
             raise _other_path(f"parameter {self._captured[escaped.pop()]!r} is used in another way")
         wanted = {functional: functional.cotangents(outputs_BC, labels) for functional in portion.functionals}
@@ -127,7 +140,7 @@ class JacobianEngine:
             }
         else:
             found = {functional: self._factors(capture, inputs, vectors) for functional, vectors in wanted.items()}
-        return BatchJacobian(outputs_BC, capture.penultimate_BD, found)
+        return BatchJacobian(outputs_BC, capture.penultimate_BD, found, capture.activations)
 
     def _factors(
         self, capture: Capture, inputs: torch.Tensor, cotangents_VBC: torch.Tensor, first_vector: int = 0

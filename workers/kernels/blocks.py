@@ -1,6 +1,6 @@
 """Blocks of kernel matrices from factors or from features, and their normalisation."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -73,6 +73,15 @@ def gram_components(rows: Factors, columns: Factors, *, layerwise: bool) -> Comp
     """Return the (B, B') Gram matrix of every parameter, or their sum."""
     grams = {name: rows[name].gram(columns[name]) for name in columns}
     return grams if layerwise else {TOTAL: sum_in_order(grams.values())}
+
+
+def combined(components: Components, weights: Mapping[str, float] | None) -> Components:
+    """Return the components that a kernel is made of, times their weights; all of them without weights."""
+    if weights is None:
+        return components
+    return {
+        name: components[name] if weight == 1 else components[name] * weight for name, weight in weights.items()
+    }
 
 
 def sum_in_order(parts: Iterable[torch.Tensor]) -> torch.Tensor:

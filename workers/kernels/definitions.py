@@ -1,21 +1,39 @@
-"""What each kernel of the configuration means, in terms of the Jacobian engine."""
+"""What each kernel of a model means, in terms of the Jacobian engine."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from ntkpipe.configs.kernels import parse_kind
+from ntkpipe.configs.kernels.empirical import parse_kind
 from ntkpipe.workers.jacobians.functionals import Functional
+
+Activations = Literal["penultimate", "outputs", "modules"]
+Entries = Literal["gradients", "signs"]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelDefinition:
-    """A kernel as an output functional with a normalisation."""
+    """A kernel as an inner product of gradients or activations, with a normalisation."""
 
-    functional: Functional | None
-    """Which outputs are differentiated; None for a kernel of activations."""
+    source: Functional | Activations
+    """Which outputs are differentiated, or which activations are multiplied."""
     cosine: bool = False
     """Whether K(x, x') is divided by sqrt(K(x, x) K(x', x'))."""
     per_output: bool = False
     """Whether rows and columns are (sample, output) pairs instead of samples."""
+    row_entries: Entries = "gradients"
+    """What the rows contribute."""
+    column_entries: Entries = "gradients"
+    """What the columns contribute."""
+
+    @property
+    def functional(self) -> Functional | None:
+        """Which outputs are differentiated; None for a kernel of activations."""
+        return self.source if isinstance(self.source, Functional) else None
+
+    @property
+    def is_own_feature(self) -> bool:
+        """Whether what is multiplied is so small that it is stored as the kernel's features."""
+        return self.source in ("penultimate", "outputs")
 
 
 def kernel_definition(kind: str) -> KernelDefinition:
@@ -40,6 +58,15 @@ def kernel_definition(kind: str) -> KernelDefinition:
             return KernelDefinition(Functional("class", index=number))
         case "probe":
             return KernelDefinition(Functional("probes", index=number))
+        case "signgd":
+            return KernelDefinition(Functional("sum"), row_entries="signs", column_entries="signs")
+        case "signgd_asym":
+            return KernelDefinition(Functional("sum"), row_entries="signs")
+        case "ck":
+            return KernelDefinition("penultimate")
+        case "nngp":
+            return KernelDefinition("outputs")
+        case "em":
+            return KernelDefinition("modules")
         case "true_class" | "loss" | "margin" | "cotangents":
             return KernelDefinition(Functional(name))
-    return KernelDefinition(None)

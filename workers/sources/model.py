@@ -1,6 +1,5 @@
 """The model of a run: built by a callable, loaded from weights that are never unpickled."""
 
-import hashlib
 import io
 
 import safetensors
@@ -12,6 +11,7 @@ from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.sources import PythonModel
 from ntkpipe.storage.assets import read_asset
 from ntkpipe.workers.sources.imports import call
+from ntkpipe.workers.sources.tensors import tensors_digest
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -49,11 +49,19 @@ def usable_device(name: str) -> torch.device:
 
 def weights_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all parameters and buffers, by name, dtype, shape and bytes."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()
+    return tensors_digest(model.state_dict())
+
+
+def load_tensors(url: str) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        return safetensors.torch.load(read_asset(url))
+    except safetensors.SafetensorError as error:
+        raise ConfigError(f"{url} is not a safetensors file: {error}") from None
 
 
 def _load_weights(model: nn.Module, url: str) -> None:

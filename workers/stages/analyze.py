@@ -47,8 +47,9 @@ class StoredRunView:
 
     @property
     def kernel_names(self) -> tuple[str, ...]:
-        """The kernels of the run."""
-        return tuple(kernel.name for kernel in self._geometry.kernels)
+        """The kernel matrices of the run, by reference; those of (sample, output) pairs and without symmetry left out."""
+        matrices = self._context.spec.config.matrices
+        return tuple(name for name, traits in matrices.items() if traits.symmetric and not traits.per_output)
 
     @property
     def solution_names(self) -> tuple[str, ...]:
@@ -71,9 +72,10 @@ class StoredRunView:
         """The model inputs at some positions, read from the data source."""
         return self._context.split(split).raw(positions.tolist()).double().numpy()
 
-    def network_outputs(self, split: str) -> npt.NDArray[np.float64]:
-        """The (N, C) outputs of the network."""
-        return self._context.samples.outputs(split, 0, self.num_samples(split)).astype(np.float64)
+    def network_outputs(self, split: str, member: str = "") -> npt.NDArray[np.float64]:
+        """The (N, C) outputs of the network, or of one of its members."""
+        position = self._geometry.members.index(member) if member else None
+        return self._context.samples.outputs(split, 0, self.num_samples(split), member=position).astype(np.float64)
 
     def predictions(self, solution: str, split: str) -> npt.NDArray[np.float64]:
         """The (N, T) predictions of a stored solution."""
@@ -89,8 +91,8 @@ class StoredRunView:
         columns: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.float64]:
         """Entries of a kernel matrix."""
-        reader = self._context.kernel_reader(name, row_split, column_split, cache_bytes=CACHE_BYTES)
-        return reader.read(rows, columns).astype(np.float64)
+        matrix = self._context.matrices.matrix(name, row_split, column_split, cache_bytes=CACHE_BYTES)
+        return matrix.read(rows, columns).astype(np.float64)
 
 
 def _csv(table: list[dict[str, Scalar]]) -> bytes:

@@ -1,9 +1,13 @@
 """The features stage: one pass over a shard's samples that feeds every kernel."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from ntkpipe.configs.errors import NumericalError
+from ntkpipe.configs.kernels.empirical import EmpiricalKernel
+from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.grid import Shard
@@ -21,47 +25,99 @@ def compute(context: WorkerContext, task: FeaturesTask) -> Written:
     Raises:
         NumericalError: A value is not finite; the sample is named.
     """
-    shard, config = task.shard, context.spec.config
+    records: list[ChunkRecord] = []
+    for member in context.members:
+        records += _of_member(context, task.shard, member)
+    records += _without_model(context, task.shard)
+    return Written(tuple(records))
+
+
+def _of_member(context: WorkerContext, shard: Shard, member: str) -> Iterator[ChunkRecord]:
+    """Yield what the model, or one of its members, gives."""
+    kernels = context.kernels_of(member)
     outputs: list[torch.Tensor] = []
-    parts: dict[str, list[SampleFeatures]] = {kernel.label: [] for kernel in config.kernels}
+    parts: dict[str, list[SampleFeatures]] = {kernel.label: [] for kernel in kernels}
     for inputs, labels in context.batches(shard):
         sums: dict[str, SampleFeatures] = {}
-        for number, portion in enumerate(context.portions()):
-            outputs_BC, found = _pass(context, inputs, portion, labels, first=number == 0)
+        for number, portion in enumerate(context.portions(kernels)):
+            outputs_BC, found = _pass(context, inputs, portion, labels, member, first=number == 0)
             if number == 0:
                 outputs.append(outputs_BC)
             for name, features in found.items():
                 sums[name] = sums[name].plus(features) if name in sums else features
         for name, features in sums.items():
             parts[name].append(features)
-    records = [_write(context, shard, layout.output(shard.split), torch.cat(outputs))]
+    geometry = context.spec.geometry
+    position = _position(geometry.members, member)
+    yield _write(context, shard, layout.output(shard.split), torch.cat(outputs), position)
     for name, batches in parts.items():
-        whole = joined(batches)
-        _check_norms(context, shard, name, whole.underflow_B)
-        records.append(_write(context, shard, layout.diagonal(name, shard.split), whole.diagonal_B, dtype="float64"))
-        if whole.features is None:
-            continue
-        path = layout.features(name, shard.split)
-        if whole.features.dim() == 2:
-            records.append(_write(context, shard, path, whole.features))
-        else:
-            records += [_write(context, shard, path, rows, group) for group, rows in enumerate(whole.features)]
-    return Written(tuple(records))
+        position = _position(geometry.kernel(name).members, member)
+        yield from _write_kernel(context, shard, name, joined(batches), position)
 
 
 def _pass(
-    context: WorkerContext, inputs: torch.Tensor, portion: Portion, labels: torch.Tensor | None, *, first: bool
+    context: WorkerContext,
+    inputs: torch.Tensor,
+    portion: Portion,
+    labels: torch.Tensor | None,
+    member: str,
+    *,
+    first: bool,
 ) -> tuple[torch.Tensor, dict[str, SampleFeatures]]:
     """Return the outputs and what each kernel gets from one pass; its factors are gone when the next one starts."""
-    jacobian = context.engine.run(inputs, portion, labels)
+    jacobian = context.engine(member).run(inputs, portion, labels)
     found = {}
-    for kernel in context.spec.config.kernels:
-        definition = kernel_definition(kernel.kind)
-        # Activations come with every pass and are taken from the first.
-        if definition.functional in portion.functionals or (definition.functional is None and first):
-            projection = context.projection(kernel)
-            found[kernel.label] = batch_features(definition, jacobian, projection, layerwise=kernel.layerwise)
+    for kernel in context.kernels_of(member):
+        functional = kernel_definition(kernel.kind).functional
+        # Activations come with the first pass.
+        if functional in portion.functionals or (functional is None and first):
+            found[kernel.label] = batch_features(
+                context.view(kernel, member),
+                jacobian,
+                context.projection(kernel),
+                weights=context.weights(kernel) if context.is_restricted(kernel) else None,
+                layerwise=kernel.layerwise,
+            )
     return jacobian.outputs_BC, found
+
+
+def _without_model(context: WorkerContext, shard: Shard) -> Iterator[ChunkRecord]:
+    """Yield what closed forms and random features give; samples are put into double precision for them."""
+    for kernel in context.spec.config.kernels:
+        if isinstance(kernel, EmpiricalKernel) or kernel.kind not in (*CLOSED_FORMS, *RANDOM_FEATURES):
+            continue
+        inputs = context.plain_inputs(shard)
+        features = None
+        if kernel.kind in RANDOM_FEATURES:
+            mapped = context.random_features(kernel.label)
+            features = mapped.features(inputs)
+            squares = features.square()
+            num = features.shape[1] - mapped.num_negative
+            diagonal_N = squares[:, :num].sum(dim=1) - squares[:, num:].sum(dim=1)
+        else:
+            diagonal_N = context.closed_form(kernel.label).diagonal(inputs)
+        never_N = torch.zeros(len(diagonal_N), dtype=torch.bool)
+        yield from _write_kernel(context, shard, kernel.label, SampleFeatures(features, diagonal_N, never_N), ())
+
+
+def _write_kernel(
+    context: WorkerContext, shard: Shard, name: str, whole: SampleFeatures, member: tuple[int, ...]
+) -> Iterator[ChunkRecord]:
+    _check_norms(context, shard, name, whole.underflow_B)
+    yield _write(context, shard, layout.diagonal(name, shard.split), whole.diagonal, member, dtype="float64")
+    if whole.features is None:
+        return
+    path = layout.features(name, shard.split)
+    if whole.features.dim() == 2:
+        yield _write(context, shard, path, whole.features, member)
+        return
+    for group, rows in enumerate(whole.features):
+        yield _write(context, shard, path, rows, (*member, group))
+
+
+def _position(members: tuple[str, ...], member: str) -> tuple[int, ...]:
+    """Return where a member is along the leading axis; nowhere without one."""
+    return (members.index(member),) if members else ()
 
 
 def _write(
@@ -69,16 +125,14 @@ def _write(
     shard: Shard,
     path: str,
     values: torch.Tensor,
-    group: int | None = None,
+    leading: tuple[int, ...],
     *,
     dtype: str | None = None,
 ) -> ChunkRecord:
     rows: Array = values.cpu().numpy().astype(dtype or context.spec.geometry.dtype)
     _check_finite(context, shard, path, rows)
-    position: tuple[int, ...] = (shard.index, *(0,) * (rows.ndim - 1))
-    if group is None:
-        return context.chunks.write(path, position, rows)
-    return context.chunks.write(path, (group, *position), rows[np.newaxis])
+    position = (*leading, shard.index, *(0,) * (rows.ndim - 1))
+    return context.chunks.write(path, position, rows[(np.newaxis,) * len(leading)])
 
 
 def _check_finite(context: WorkerContext, shard: Shard, path: str, rows: Array) -> None:

@@ -1,34 +1,35 @@
-"""The kernel stage: one block of every kernel matrix, from stored features or from freshly captured factors."""
+"""The kernel stage: one block of every kernel matrix, from stored features, fresh factors, or a formula."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ntkpipe.configs.errors import NumericalError
-from ntkpipe.configs.kernels import KernelConfig
+from ntkpipe.configs.kernels.empirical import EmpiricalKernel
+from ntkpipe.configs.kernels.names import CLOSED_FORMS
+from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.storage import layout
 from ntkpipe.storage.grid import Block, Shard
-from ntkpipe.storage.records import ChunkRecord
+from ntkpipe.storage.records import ChunkRecord, KernelGeometry
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.jacobians.engine import Factors, Portion
-from ntkpipe.workers.jacobians.functionals import Functional
-from ntkpipe.workers.kernels.blocks import (
-    Components,
-    cosine_normalised,
-    exact_block,
-    exact_diagonal_block,
-    in_groups,
-    joined_columns,
-    sum_in_order,
-)
-from ntkpipe.workers.kernels.definitions import kernel_definition
+from ntkpipe.workers.kernels.blocks import Components, combined, cosine_normalised, sum_in_order
+from ntkpipe.workers.kernels.random_features.base import signed_gram
+from ntkpipe.workers.stages.exact import ExactKernels
 from ntkpipe.workers.tasks import KernelTask, Written
 
 
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """Through which members of the model rows and columns are seen, as positions along the leading axis of a kernel."""
+
+    rows: int | None = None
+    columns: int | None = None
+
+
 def compute(context: WorkerContext, task: KernelTask) -> Written:
-    """Write one block of every kernel and its components.
+    """Write one block of every kernel and its components; of kernels that are not symmetric its mirror image too.
 
     Memory is O(block), plus, for exact kernels, the factors of as many of its rows as the plan allows.
 
@@ -37,126 +38,120 @@ def compute(context: WorkerContext, task: KernelTask) -> Written:
     """
     block = task.block
     records: list[ChunkRecord] = []
-    exact = _exact(context, block) if context.has_exact_kernels else {}
-    for kernel in context.spec.config.kernels:
-        definition = kernel_definition(kernel.kind)
-        if definition.functional is None or context.projection(kernel) is not None:
-            components = _from_features(context, block, kernel)
-        else:
-            components = exact[definition.functional]
-        if definition.cosine:
-            sides = [_diagonal(context, kernel.label, side) for side in (block.rows, block.columns)]
-            components = {name: cosine_normalised(part, *sides) for name, part in components.items()}
-        records += _write(context, block, kernel, components)
+    for kernel in context.spec.config.model_kernels:
+        if not context.is_exact(kernel):
+            records += _from_features(context, block, kernel)
+    for members in context.exact_members():
+        exact = ExactKernels(context, block, members)
+        for kernel in exact.kernels:
+            shape = context.spec.geometry.kernel(kernel.label)
+            eyes = Eyes() if not members[0] else Eyes(*(shape.members.index(member) for member in members))
+            records += _write_exact(context, block, kernel, eyes, exact)
+    for other in context.spec.config.kernels:
+        if not isinstance(other, EmpiricalKernel) and context.spec.geometry.kernel(other.label).derived is None:
+            records += _without_model(context, block, other)
     return Written(tuple(records))
 
 
-def _from_features(context: WorkerContext, block: Block, kernel: KernelConfig) -> Components:
-    groups = context.spec.geometry.kernel(kernel.label).groups
+def _from_features(context: WorkerContext, block: Block, kernel: EmpiricalKernel) -> Iterator[ChunkRecord]:
+    shape = context.spec.geometry.kernel(kernel.label)
+    for eyes in _eyes(shape):
+        for tile in _tiles(block, shape):
+            grams = [_gram(context, shape, tile, eyes, group) for group in range(len(shape.groups) or 1)]
+            components = dict(zip(shape.groups or (kernel.label,), grams, strict=True))
+            yield from _write(context, tile, kernel, components, eyes)
 
-    def rows(side: Shard, group: int | None) -> torch.Tensor:
-        values = context.samples.features(kernel.label, side.split, side.start, side.stop, group)
+
+def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, eyes: Eyes, group: int) -> torch.Tensor:
+    """Return inner products of stored features; of a block on the diagonal of one array with itself."""
+
+    def rows(side: Shard, member: int | None) -> torch.Tensor:
+        part = group if shape.groups else None
+        values = context.samples.features(shape.name, side.split, side.start, side.stop, member=member, group=part)
         return torch.from_numpy(values).to(device=context.device, dtype=context.dtype)
 
-    def gram(group: int | None) -> torch.Tensor:
-        left = rows(block.rows, group)
-        return left @ (left if block.on_diagonal else rows(block.columns, group)).T
-
-    if not groups:
-        return {kernel.label: gram(None)}
-    return {name: gram(index) for index, name in enumerate(groups)}
+    left = rows(tile.rows, eyes.rows)
+    same = tile.on_diagonal and eyes.rows == eyes.columns
+    return signed_gram(left, left if same else rows(tile.columns, eyes.columns), shape.num_negative)
 
 
-def _exact(context: WorkerContext, block: Block) -> dict[Functional, Components]:
-    """Compute components of all exact kernels, in passes whose results are added up."""
-    total: dict[Functional, Components] = {}
-    for portion in context.portions(exact_only=True):
-        for functional, part in _exact_portion(context, block, portion).items():
-            known = total.get(functional)
-            total[functional] = {name: known[name] + value for name, value in part.items()} if known else part
-    return total
+def _write_exact(
+    context: WorkerContext, block: Block, kernel: EmpiricalKernel, eyes: Eyes, exact: ExactKernels
+) -> Iterator[ChunkRecord]:
+    shape = context.spec.geometry.kernel(kernel.label)
+    for tile in _tiles(block, shape):
+        components = exact.components(kernel, mirrored=tile is not block)
+        if context.is_restricted(kernel):
+            components = combined(components, context.weights(kernel))
+        yield from _write(context, tile, kernel, components, eyes)
 
 
-def _exact_portion(context: WorkerContext, block: Block, portion: Portion) -> dict[Functional, Components]:
-    """Compute one pass for as many rows at a time as may be kept; columns stream past and serve all kernels."""
-    step = context.spec.passes.row_samples
-    layerwise = any(kernel.layerwise for kernel in context.spec.config.kernels)
-    parts: dict[Functional, list[Components]] = {functional: [] for functional in portion.functionals}
-    for start in range(block.rows.start, block.rows.stop, step):
-        rows = replace(block.rows, start=start, stop=min(start + step, block.rows.stop))
-        kept = _kept_factors(context, rows, portion)
-        if rows == block.rows and block.on_diagonal:
-            return {
-                functional: exact_diagonal_block([group[functional] for group in kept], layerwise=layerwise)
-                for functional in parts
-            }
-        columns: dict[Functional, list[Components]] = {functional: [] for functional in portion.functionals}
-        for column in _factors(context, block.columns, portion):
-            for functional, found in columns.items():
-                rows_of = [group[functional] for group in kept]
-                found.append(exact_block(rows_of, column[functional], layerwise=layerwise))
-            del column  # before the next one is computed
-        for functional, found in columns.items():
-            parts[functional].append(joined_columns(found))
-    return {
-        functional: {name: torch.cat([part[name] for part in found]) for name in found[0]}
-        for functional, found in parts.items()
-    }
+def _without_model(context: WorkerContext, block: Block, kernel: KernelConfig) -> Iterator[ChunkRecord]:
+    if kernel.kind in CLOSED_FORMS:
+        sides = [context.plain_inputs(side) for side in (block.rows, block.columns)]
+        formula = context.closed_form(kernel.label)
+        values = formula.block(sides[0], None if block.on_diagonal else sides[1])
+    else:
+        values = _gram(context, context.spec.geometry.kernel(kernel.label), block, Eyes(), 0)
+    yield from _write(context, block, kernel, {kernel.label: values}, Eyes())
 
 
-def _kept_factors(context: WorkerContext, rows: Shard, portion: Portion) -> list[dict[Functional, Factors]]:
-    """Return the factors of rows; kept for the next task, which usually has the same rows."""
-    key = (rows, portion)
-    if context.kept_factors is None or context.kept_factors[0] != key:
-        context.kept_factors = None
-        context.kept_factors = (key, list(_factors(context, rows, portion)))
-    return context.kept_factors[1]
+def _eyes(shape: KernelGeometry) -> list[Eyes]:
+    if shape.cross:
+        return [Eyes(0, 1)]
+    return [Eyes(position, position) for position in range(len(shape.members))] or [Eyes()]
 
 
-def _factors(context: WorkerContext, side: Shard, portion: Portion) -> Iterator[dict[Functional, Factors]]:
-    """Yield the factors of groups of samples."""
-    step = max(context.spec.passes.gram_samples, context.spec.passes.batch_size)
-    for start in range(side.start, side.stop, step):
-        group = replace(side, start=start, stop=min(start + step, side.stop))
-        batches = [context.engine.run(inputs, portion, labels).factors for inputs, labels in context.batches(group)]
-        yield {
-            functional: next(in_groups((batch[functional] for batch in batches), len(group)))
-            for functional in portion.functionals
-        }
+def _tiles(block: Block, shape: KernelGeometry) -> Iterator[Block]:
+    """Yield the block, and its mirror image where that is another tile of the same matrix that nobody else writes."""
+    yield block
+    if not shape.symmetric and block.rows.split == block.columns.split and not block.on_diagonal:
+        yield Block(block.columns, block.rows)
 
 
-def _diagonal(context: WorkerContext, name: str, side: Shard) -> torch.Tensor:
-    return torch.from_numpy(context.samples.diagonal(name, side.split, side.start, side.stop)).to(context.device)
-
-
-def _write(context: WorkerContext, block: Block, kernel: KernelConfig, components: Components) -> Iterator[ChunkRecord]:
-    position = (block.rows.index, block.columns.index)
-    if block.on_diagonal:
+def _write(
+    context: WorkerContext, tile: Block, kernel: KernelConfig, components: Components, eyes: Eyes
+) -> Iterator[ChunkRecord]:
+    shape = context.spec.geometry.kernel(kernel.label)
+    if shape.cosine:
+        sides = ((tile.rows, eyes.rows), (tile.columns, eyes.columns))
+        diagonals = [_diagonal(context, kernel.label, side, member) for side, member in sides]
+        components = {name: cosine_normalised(part, *diagonals) for name, part in components.items()}
+    if tile.on_diagonal and shape.symmetric:
         components = {name: (part + part.T) / 2 for name, part in components.items()}
-    total = sum_in_order(components.values())
+    leading = () if eyes.rows is None or shape.cross else (eyes.rows,)
+    position = (tile.rows.index, tile.columns.index)
+    total = _stored(context, tile, shape, sum_in_order(components.values()))
     yield context.chunks.write(
-        layout.kernel(kernel.label, block.pair), position, _stored(context, block, kernel, total)
+        layout.kernel(kernel.label, tile.pair), (*leading, *position), total[(np.newaxis,) * len(leading)]
     )
-    if kernel.layerwise:
-        path = layout.component(kernel.label, block.pair)
-        for group, part in enumerate(components.values()):
-            values = _stored(context, block, kernel, part)[np.newaxis]
-            yield context.chunks.write(path, (group, *position), values)
+    if shape.groups:
+        path = layout.component(kernel.label, tile.pair)
+        for group, name in enumerate(shape.groups):
+            values = _stored(context, tile, shape, components[name])[(np.newaxis,) * (len(leading) + 1)]
+            yield context.chunks.write(path, (*leading, group, *position), values)
+
+
+def _diagonal(context: WorkerContext, name: str, side: Shard, member: int | None) -> torch.Tensor:
+    values = context.samples.diagonal(name, side.split, side.start, side.stop, member=member)
+    return torch.from_numpy(values).to(context.device)
 
 
 def _stored(
-    context: WorkerContext, block: Block, kernel: KernelConfig, values: torch.Tensor
+    context: WorkerContext, tile: Block, shape: KernelGeometry, values: torch.Tensor
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.floating]]":
     # Adding zero turns -0.0 into 0.0, whose sign would otherwise depend on the order of a sum.
     stored = (values + 0.0).cpu().numpy().astype(context.spec.geometry.dtype)
     if not np.isfinite(stored).all():
-        row, column = (int(i) for i in np.argwhere(~np.isfinite(stored))[0])
+        row, column = (int(i) // shape.width for i in np.argwhere(~np.isfinite(stored))[0])
         ids = [
             context.split(side.split).ids[side.start + offset]
-            for side, offset in ((block.rows, row), (block.columns, column))
+            for side, offset in ((tile.rows, row), (tile.columns, column))
         ]
         raise NumericalError(
-            f"kernel {kernel.label!r} is NaN or infinite between samples {ids[0]!r} and {ids[1]!r}. "
+            f"kernel {shape.name!r} is NaN or infinite between samples {ids[0]!r} and {ids[1]!r}. "
             "Try model.dtype=float64 with store.dtype=float64."
         )
     return stored
+
+

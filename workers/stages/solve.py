@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ntkpipe.configs.solve import SolveBase
 from ntkpipe.storage import layout
 from ntkpipe.storage.grid import num_chunks
 from ntkpipe.storage.ledger import put_object
@@ -25,23 +26,24 @@ def compute(context: WorkerContext, task: SolveTask) -> Written:
     geometry = context.spec.geometry
     index = geometry.solutions.index(task.name)
     config, train = context.spec.config.solve[index], geometry.train_split
-    reader = context.kernel_reader(config.kernel, train, train, cache_bytes=CACHE_BYTES)
-    operator = BlockedOperator(reader)
-    labels = context.samples.labels(train)
-    assert labels is not None, "the probe refuses solutions without labels"
-    targets = torch.from_numpy(np.array(labels))
-    if config.targets == "one-hot":
-        targets_NT = one_hot_targets(targets, geometry.solution_targets[index])
-    else:
-        targets_NT = targets.double().reshape(operator.size, -1)
+    operator = BlockedOperator(context.matrices.matrix(config.kernel, train, train, cache_bytes=CACHE_BYTES))
+    targets_NT = _targets(context, config, geometry.solution_targets[index])
+    num_samples, num_targets = targets_NT.shape
+    # A kernel of (sample, output) pairs has one unknown for each pair and a single right-hand side.
+    flattened = operator.size != num_samples
+    right = targets_NT.reshape(operator.size, 1) if flattened else targets_NT
     ridge = scaled_ridge(operator, config.ridge, config.ridge_scale)
-    solution = solve_operator(make_solver(config), operator, targets_NT, ridge)
-    chunks = [context.chunks.write(layout.solution(task.name), (0, 0), solution.alpha.numpy())]
+    solution = solve_operator(make_solver(config), operator, right, ridge)
+    alpha_NT = solution.alpha.reshape(num_samples, num_targets)
+    chunks = [context.chunks.write(layout.solution(task.name), (0, 0), alpha_NT.numpy())]
     for rows, columns in geometry.pairs:
         if columns == train:
             predictions = (
-                operator.matmat(solution.alpha) if rows == train else _predict(context, task, solution.alpha, rows)
+                operator.matmat(solution.alpha)
+                if rows == train
+                else _predict(context, config.kernel, solution.alpha, rows)
             )
+            predictions = predictions.reshape(-1, num_targets)
             chunks.append(context.chunks.write(layout.prediction(task.name, rows), (0, 0), predictions.numpy()))
     record = SolutionRecord(
         name=task.name,
@@ -56,16 +58,23 @@ def compute(context: WorkerContext, task: SolveTask) -> Written:
     return Written(tuple(chunks), (put_object(context.store, layout.solution_record(task.name), record.encode()),))
 
 
-def _predict(context: WorkerContext, task: SolveTask, alpha_NT: torch.Tensor, split: str) -> torch.Tensor:
+def _targets(context: WorkerContext, config: SolveBase, num_targets: int) -> torch.Tensor:
+    """Return the (N, T) targets of a solution."""
+    train = context.spec.geometry.train_split
+    labels = context.samples.labels(train)
+    assert labels is not None, "the probe refuses solutions without labels"
+    targets = torch.from_numpy(np.array(labels))
+    if config.targets == "one-hot":
+        return one_hot_targets(targets, num_targets)
+    return targets.double().reshape(len(targets), -1)
+
+
+def _predict(context: WorkerContext, kernel: str, alpha_NT: torch.Tensor, split: str) -> torch.Tensor:
     """Return K(split, train) alpha, tile by tile."""
-    geometry = context.spec.geometry
-    kernel = next(solve.kernel for solve in context.spec.config.solve if solve.name == task.name)
-    reader = context.kernel_reader(kernel, split, geometry.train_split, cache_bytes=0)
-    num_rows, num_columns = reader.shape
-    predictions_MT = torch.zeros(num_rows, alpha_NT.shape[1], dtype=alpha_NT.dtype)
-    step = geometry.block_rows
-    for row in range(num_chunks(num_rows, step)):
-        for column in range(num_chunks(num_columns, step)):
-            tile = torch.from_numpy(np.array(reader.tile(row, column), dtype=np.float64))
-            predictions_MT[row * step : (row + 1) * step] += tile @ alpha_NT[column * step : (column + 1) * step]
+    matrix = context.matrices.matrix(kernel, split, context.spec.geometry.train_split, cache_bytes=0)
+    predictions_MT = torch.zeros(matrix.shape[0], alpha_NT.shape[1], dtype=alpha_NT.dtype)
+    for row in range(num_chunks(matrix.shape[0], matrix.block_rows)):
+        for column in range(num_chunks(matrix.shape[1], matrix.block_rows)):
+            tile = torch.from_numpy(np.array(matrix.tile(row, column), dtype=np.float64))
+            predictions_MT[matrix.span(row)] += tile @ alpha_NT[matrix.span(column, axis=1)]
     return predictions_MT

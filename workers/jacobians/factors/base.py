@@ -81,6 +81,10 @@ class AbstractFactor(ABC):
         """Return the sum of the gradients of two uses of one parameter, for the same samples and vectors."""
 
     @abstractmethod
+    def scaled(self, value: float) -> "AbstractFactor":
+        """Return the gradients times a number."""
+
+    @abstractmethod
     def samples(self, start: int, stop: int) -> "AbstractFactor":
         """Return the factor of a range of samples."""
 

@@ -77,6 +77,10 @@ class DenseFactor(AbstractFactor):
         """Add entries."""
         return DenseFactor(self.gradients_BVP + other.dense(), self._shape)
 
+    def scaled(self, value: float) -> DenseFactor:
+        """Multiply entries."""
+        return DenseFactor(self.gradients_BVP * value, self._shape)
+
     def samples(self, start: int, stop: int) -> DenseFactor:
         """Select rows."""
         return DenseFactor(self.gradients_BVP[start:stop], self._shape)

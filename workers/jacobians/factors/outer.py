@@ -203,6 +203,10 @@ class OuterFactor(AbstractFactor):
         deltas_BVTO = functional.pad(self._deltas_BVTO, (first, num_rows - self.num_rows - first))
         return OuterFactor(self._inputs, deltas_BVTO, unfold=self._unfold)
 
+    def scaled(self, value: float) -> "OuterFactor":
+        """Multiply the deltas."""
+        return self.like_this(self._inputs, self._deltas_BVTO * value)
+
     def samples(self, start: int, stop: int) -> "OuterFactor":
         """Select them on both sides."""
         return self.like_this(self._inputs[start:stop], self._deltas_BVTO[start:stop])

@@ -109,6 +109,10 @@ class RowFactor(AbstractFactor):
             return other.plus(self)
         return DenseFactor(self.dense() + other.dense(), (self.num_rows, self.num_columns))
 
+    def scaled(self, value: float) -> "RowFactor":
+        """Multiply the deltas."""
+        return RowFactor(self.ids_BT, self.deltas_BVTQ * value, self.num_rows)
+
     def samples(self, start: int, stop: int) -> "RowFactor":
         """Select them."""
         return RowFactor(self.ids_BT[start:stop], self.deltas_BVTQ[start:stop], self.num_rows)

@@ -85,6 +85,10 @@ class SumFactor(AbstractFactor):
                 return part.plus(SumFactor(rows, outer))
         return SumFactor(rows, outer)
 
+    def scaled(self, value: float) -> SumFactor:
+        """Multiply both."""
+        return SumFactor(self._rows.scaled(value), self._outer.scaled(value))
+
     def samples(self, start: int, stop: int) -> SumFactor:
         """Select them in both."""
         return SumFactor(self._rows.samples(start, stop), self._outer.samples(start, stop))

@@ -1,0 +1,157 @@
+"""From a reference to a matrix: stored tiles, or a derivation over the tiles of others."""
+
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+
+from ntkpipe.configs.errors import NumericalError
+from ntkpipe.configs.kernels.derived import (
+    CentredConfig,
+    EnsembleConfig,
+    NormalisedConfig,
+    PosteriorConfig,
+    PowerConfig,
+    ProductConfig,
+    ScaledConfig,
+    SumConfig,
+)
+from ntkpipe.storage import derived
+from ntkpipe.storage.arrays import ChunkStore
+from ntkpipe.storage.derived import DerivedMatrix, Doubles
+from ntkpipe.storage.features import SampleReader
+from ntkpipe.storage.kernel import AbstractMatrix, StoredMatrix
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.records import Geometry, KernelGeometry
+
+CACHE_BYTES = 256 * 2**20
+
+
+@final
+class MatrixReader:
+    """Every kernel matrix of a run by its reference; only what is committed."""
+
+    def __init__(self, chunks: ChunkStore, ledger: Ledger, geometry: Geometry) -> None:
+        self._chunks = chunks
+        self._ledger = ledger
+        self._geometry = geometry
+        self._samples = SampleReader(chunks, ledger, geometry)
+
+    def matrix(
+        self,
+        reference: str,
+        row_split: str,
+        column_split: str,
+        *,
+        component: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> AbstractMatrix:
+        """Return a matrix; a derived one costs what its parents cost, every time a tile is read.
+
+        Args:
+            reference: NAME, or NAME@MEMBER; must be known.
+            row_split: Of the rows.
+            column_split: Of the columns; the pair must be among those of the run.
+            component: One parameter of a layerwise kernel.
+            cache_bytes: Of decoded tiles that stay in memory, for each stored matrix.
+
+        Raises:
+            ChunkNotReadyError: A pass that the matrix needs has not been committed yet.
+        """
+        kernel, member = self._geometry.matrix(reference)
+        if kernel.derived is not None:
+            return self._derived(kernel, row_split, column_split, cache_bytes)
+        return StoredMatrix(
+            self._chunks,
+            self._ledger,
+            self._geometry,
+            kernel,
+            row_split,
+            column_split,
+            member=member,
+            group=None if component is None else kernel.groups.index(component),
+            cache_bytes=cache_bytes,
+        )
+
+    def diagonal(self, reference: str, split: str) -> Doubles:
+        """Return K(x, x) for every sample of a split, (N,), of a symmetric kernel of samples."""
+        kernel, member = self._geometry.matrix(reference)
+        if kernel.derived is not None:
+            return self._derived_diagonal(kernel, split)
+        stored_N = self._samples.diagonal(kernel.name, split, 0, self._size(split), member=member).astype(np.float64)
+        return (stored_N > 0).astype(np.float64) if kernel.cosine else stored_N
+
+    def _size(self, split: str) -> int:
+        return self._geometry.splits[split].num_samples
+
+    def _statistic(self, kernel: KernelGeometry, split: str) -> Doubles:
+        values: Doubles = self._samples.statistic(kernel.name, split, 0, self._size(split))
+        return values
+
+    def _derived(self, kernel: KernelGeometry, row_split: str, column_split: str, cache_bytes: int) -> DerivedMatrix:
+        components = [None] * len(kernel.parents)
+        if isinstance(kernel.derived, SumConfig):
+            components = [term.component for term in kernel.derived.terms]
+        share = cache_bytes // len(kernel.parents)
+        parents = [
+            self.matrix(reference, row_split, column_split, component=component, cache_bytes=share)
+            for reference, component in zip(kernel.parents, components, strict=True)
+        ]
+        symmetric = kernel.symmetric and row_split == column_split
+        return DerivedMatrix(parents, self._combine(kernel, row_split, column_split), symmetric=symmetric)
+
+    def _combine(self, kernel: KernelGeometry, row_split: str, column_split: str) -> derived.Combine:
+        train = self._geometry.train_split
+        match kernel.derived:
+            case SumConfig(terms=terms):
+                return derived.weighted_sum([term.weight for term in terms])
+            case EnsembleConfig():
+                return derived.weighted_sum([1 / len(kernel.parents)] * len(kernel.parents))
+            case ProductConfig():
+                return derived.product
+            case PowerConfig(exponent=exponent):
+                return derived.power(exponent)
+            case ScaledConfig():
+                return derived.weighted_sum([self._scale(kernel)])
+            case NormalisedConfig():
+                parent = kernel.parents[0]
+                return derived.normalised(self.diagonal(parent, row_split), self.diagonal(parent, column_split))
+            case CentredConfig():
+                rows_N, columns_M = (self._statistic(kernel, split)[:, 0] for split in (row_split, column_split))
+                return derived.centred(rows_N, columns_M, float(self._statistic(kernel, train).mean()))
+            case PosteriorConfig():
+                read_rows = self._slices(kernel, row_split)
+                same = row_split == column_split
+                return derived.posterior(read_rows, read_rows if same else self._slices(kernel, column_split))
+        raise AssertionError(f"{kernel.name} is not derived")
+
+    def _scale(self, kernel: KernelGeometry) -> float:
+        assert isinstance(kernel.derived, ScaledConfig)
+        if kernel.derived.factor is not None:
+            return kernel.derived.factor
+        mean = float(self.diagonal(kernel.parents[0], self._geometry.train_split).mean())
+        if not mean > 0:
+            raise NumericalError(
+                f"kernel {kernel.name!r}: the mean of K(x, x) of {kernel.parents[0]!r} is {mean}, which cannot be divided by. "
+                "Give a factor."
+            )
+        return 1 / mean
+
+    def _slices(self, kernel: KernelGeometry, split: str) -> Callable[[slice], Doubles]:
+        def read(rows: slice) -> Doubles:
+            values: Doubles = self._samples.statistic(kernel.name, split, rows.start, rows.stop)
+            return values
+
+        return read
+
+    def _derived_diagonal(self, kernel: KernelGeometry, split: str) -> Doubles:
+        diagonals = [self.diagonal(parent, split) for parent in kernel.parents]
+        match kernel.derived:
+            case NormalisedConfig():
+                return (diagonals[0] > 0).astype(np.float64)
+            case CentredConfig():
+                means_N = self._statistic(kernel, split)[:, 0]
+                return diagonals[0] - 2 * means_N + self._statistic(kernel, self._geometry.train_split).mean()
+            case PosteriorConfig():
+                return diagonals[0] - np.square(self._statistic(kernel, split)).sum(axis=1)
+        return self._combine(kernel, split, split)(diagonals, slice(None), slice(None))

@@ -1,0 +1,1 @@
+"""Expectations of products of activations over two correlated normal variables, one file per family of activations."""
