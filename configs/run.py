@@ -55,7 +55,9 @@ class RunConfig(Section):
         for solve in self.solve:
             _check_known("kernel", solve.kernel, matrices)
             if not matrices[solve.kernel].symmetric:
-                raise ValueError(f"solution {solve.name!r}: kernel {solve.kernel!r} is not symmetric and cannot be solved")
+                raise ValueError(
+                    f"solution {solve.name!r}: kernel {solve.kernel!r} is not symmetric and cannot be solved"
+                )
         for analysis in self.analyses:
             self._check_analysis(analysis, matrices, solutions)
         self._check_derived()
@@ -71,7 +73,9 @@ class RunConfig(Section):
         for name in named:
             _check_known("kernel", name, matrices)
             if matrices[name].per_output:
-                raise ValueError(f"analysis {analysis.name!r} is of samples; kernel {name!r} is of (sample, output) pairs")
+                raise ValueError(
+                    f"analysis {analysis.name!r} is of samples; kernel {name!r} is of (sample, output) pairs"
+                )
             if isinstance(analysis, SpectrumAnalysis) and not matrices[name].symmetric:
                 raise ValueError(f"analysis {analysis.name!r}: kernel {name!r} is not symmetric")
         if isinstance(analysis, FidelityAnalysis | NeighborsAnalysis):

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 from ntkpipe.configs.base import Section, unknown_name
 from ntkpipe.configs.locations import Location
 
-
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """``package.module:callable``."""
 
@@ -155,4 +154,3 @@ class DataConfig(Section):
             return self.pairs
         train = self.train_split
         return ((train, train), *((split, train) for split in self.splits if split != train))
-

@@ -103,7 +103,9 @@ class CostModel:
             if shape.derived is None:
                 numbers += shape.width + (shape.feature_dim or 0) * max(1, len(shape.groups))
         # A run with members does all of it for every member; formulas, which do not, cost little beside it.
-        return Cost(flops * num_samples * self._num_members, 0, numbers * num_samples * self._itemsize * self._num_members)
+        return Cost(
+            flops * num_samples * self._num_members, 0, numbers * num_samples * self._itemsize * self._num_members
+        )
 
     def _kernel(self, block: Block) -> Cost:
         entries = len(block.rows) * len(block.columns)

@@ -143,9 +143,9 @@ class FeatureRows:
         start, stop = int(positions.min()), int(positions.max()) + 1
         groups: list[int | None] = list(range(len(self._shape.groups))) or [None]
         parts = [
-            self._run.samples.features(
-                self._shape.name, self._split, start, stop, member=self._member, group=group
-            )[positions - start]
+            self._run.samples.features(self._shape.name, self._split, start, stop, member=self._member, group=group)[
+                positions - start
+            ]
             for group in groups
         ]
         return parts[0] if not self._shape.groups else np.stack(parts)

@@ -151,7 +151,9 @@ class Run:
         """
         shape, _ = self.shape_of(name)
         if shape.derived is not None or (shape.kind in RANDOM_FEATURES):
-            raise NotFoundError(f"{self.url}: the error of kernel {name!r} is not known. Ask for that of a projected kernel.")
+            raise NotFoundError(
+                f"{self.url}: the error of kernel {name!r} is not known. Ask for that of a projected kernel."
+            )
         if shape.feature_dim is not None and self.manifest.numerics_version < 3:
             raise NotFoundError(
                 f"{self.url} was written by an earlier version, which does not record whether features come in two "
@@ -194,7 +196,9 @@ class Run:
             split = self._split_of(sample) if isinstance(sample, str) else self.train_split
         query = self.kernel(kernel or self.manifest.geometry.references[0], split)
         if query.width > 1:
-            raise ConfigError("rows of a kernel of (sample, output) pairs are no samples; ask for neighbors under another.")
+            raise ConfigError(
+                "rows of a kernel of (sample, output) pairs are no samples; ask for neighbors under another."
+            )
         row = self.positions(sample, split)
         values = np.asarray(query[row, :], dtype=np.float64).ravel()
         if split == self.train_split:
@@ -287,7 +291,9 @@ class Run:
         valid = list(geometry.references)
         if of_samples:
             valid = [name for name in valid if not geometry.matrix(name)[0].cross]
-            valid += [f"{kernel.name}@{member}" for kernel in geometry.kernels if kernel.cross for member in kernel.members]
+            valid += [
+                f"{kernel.name}@{member}" for kernel in geometry.kernels if kernel.cross for member in kernel.members
+            ]
         self._check_name("kernel", reference, valid)
         return geometry.matrix(reference)
 

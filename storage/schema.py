@@ -37,9 +37,7 @@ def _with_axis(spec: ArraySpec, dimension: str, num: int) -> ArraySpec:
     """Return an array with a leading axis, one chunk for each of its positions; unchanged for 0 positions."""
     if not num:
         return spec
-    return replace(
-        spec, shape=(num, *spec.shape), chunks=(1, *spec.chunks), dimensions=(dimension, *spec.dimensions)
-    )
+    return replace(spec, shape=(num, *spec.shape), chunks=(1, *spec.chunks), dimensions=(dimension, *spec.dimensions))
 
 
 def _attributes(kernel: KernelGeometry) -> dict[str, Any]:

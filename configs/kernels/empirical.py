@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError

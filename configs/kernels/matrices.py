@@ -53,9 +53,7 @@ def matrix_traits(kernels: Sequence[KernelConfig], members: Sequence[str]) -> di
             _check_members(kernel, members)
             symmetric = kernel.cross is None and kernel.kind != "signgd_asym"
             scalar = kernel.kind != "full"
-            traits = MatrixTraits(
-                symmetric, not scalar, components=kernel.layerwise, diagonal=symmetric and scalar
-            )
+            traits = MatrixTraits(symmetric, not scalar, components=kernel.layerwise, diagonal=symmetric and scalar)
             names = [f"{kernel.label}@{m}" for m in members] if members and kernel.cross is None else [kernel.label]
             found |= dict.fromkeys(names, traits)
         else:
@@ -105,4 +103,3 @@ def _check_members(kernel: EmpiricalKernel, members: Sequence[str]) -> None:
     for member in kernel.cross or ():
         if member not in members:
             raise ConfigError(f"kernel {kernel.label!r}: {unknown_name('member', member, members)}")
-

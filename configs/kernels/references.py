@@ -15,6 +15,8 @@ def split_reference(reference: str) -> tuple[str, str | None]:
         ConfigError: The text is no reference.
     """
     if not re.fullmatch(REFERENCE_PATTERN, reference):
-        raise ConfigError(f"{reference!r} names no kernel; write NAME, or NAME@MEMBER for a model with several members.")
+        raise ConfigError(
+            f"{reference!r} names no kernel; write NAME, or NAME@MEMBER for a model with several members."
+        )
     name, _, member = reference.partition("@")
     return name, member or None

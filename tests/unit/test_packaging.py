@@ -178,9 +178,9 @@ def test_kernels_without_a_model_have_a_section_a_name_and_a_home_each():
     assert kinds(ClosedFormConfig) == names.CLOSED_FORMS
     assert kinds(RandomFeaturesConfig) == names.RANDOM_FEATURES
     derived = [s for s in sections(KernelConfig) if hasattr(s, "model_fields") and s.model_fields["kind"].default]
-    assert tuple(s.model_fields["kind"].default for s in derived if isinstance(s.model_fields["kind"].default, str)) == (
-        names.DERIVED
-    )
+    assert tuple(
+        s.model_fields["kind"].default for s in derived if isinstance(s.model_fields["kind"].default, str)
+    ) == (names.DERIVED)
     for registry, base, expected in (
         (closed_forms, AbstractClosedForm, names.CLOSED_FORMS),
         (random_features, AbstractRandomFeatures, names.RANDOM_FEATURES),

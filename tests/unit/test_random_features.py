@@ -70,6 +70,35 @@ def test_another_process_computes_the_same_features():
     assert found.stdout.strip() == digest()
 
 
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["kind"])
+def test_samples_in_single_precision_are_taken_as_they_are(section):
+    config = TypeAdapter(RandomFeaturesConfig).validate_python(section)
+    x = torch.arange(12, dtype=torch.float32).view(4, 3) / 7
+    features = MAPS[config.kind](config).features(x)
+    assert features.dtype == torch.float64
+    assert torch.equal(features, MAPS[config.kind](config).features(x.double()))
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["kind"])
+def test_sections_survive_a_round_trip_through_text_and_are_values(section):
+    config = TypeAdapter(RandomFeaturesConfig).validate_python(section)
+    again = TypeAdapter(RandomFeaturesConfig).validate_json(config.model_dump_json(exclude_unset=True))
+    assert again == config
+    assert type(again) is type(config)
+    assert hash(again) == hash(config)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 6))
+def test_fourier_estimates_of_any_samples_are_correlations(rows, which):
+    options = [section for section in SECTIONS if section["kind"] == "fourier_features"]
+    config = TypeAdapter(RandomFeaturesConfig).validate_python(options[which % len(options)])
+    features = FourierFeatures(config).features(torch.tensor(rows, dtype=torch.float64))
+    gram = features @ features.T
+    assert float((gram.diagonal() - 1).abs().max()) < 1e-12
+    assert float(gram.abs().max()) < 1 + 1e-12
+
+
 def test_streams_are_pinned_because_stored_features_depend_on_them():
     stream = Stream(7, ("normals", 0))
     pinned = [

@@ -72,7 +72,9 @@ def leaf_modules(model: nn.Module, patterns: Sequence[str] | None) -> list[str]:
         return leaves
     for pattern in patterns:
         if not fnmatch.filter(leaves, pattern):
-            raise ConfigError(f"no leaf module of the model matches {pattern!r}. {unknown_name('module', pattern, leaves)}")
+            raise ConfigError(
+                f"no leaf module of the model matches {pattern!r}. {unknown_name('module', pattern, leaves)}"
+            )
     return [name for name in leaves if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 

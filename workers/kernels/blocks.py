@@ -79,9 +79,7 @@ def combined(components: Components, weights: Mapping[str, float] | None) -> Com
     """Return the components that a kernel is made of, times their weights; all of them without weights."""
     if weights is None:
         return components
-    return {
-        name: components[name] if weight == 1 else components[name] * weight for name, weight in weights.items()
-    }
+    return {name: components[name] if weight == 1 else components[name] * weight for name, weight in weights.items()}
 
 
 def sum_in_order(parts: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -121,7 +121,9 @@ class Computation:
                 raise ConfigError(
                     f"x has samples of shape {tuple(moved[0].shape[1:])}, x2 of shape {tuple(other.shape[1:])}."
                 )
-        labels = [matching_labels(request.kernel, definition, y, len(x)) for x, (_, y, _) in zip(moved, given, strict=True)]
+        labels = [
+            matching_labels(request.kernel, definition, y, len(x)) for x, (_, y, _) in zip(moved, given, strict=True)
+        ]
         probes = probe_samples(torch.cat(moved) if len(moved) > 1 else moved[0])
         prepared: dict[int, _Prepared] = {}
         for _, _, model in given:

@@ -44,7 +44,9 @@ def parameter_weights(model: nn.Module, patterns: Patterns | None, inputs: torch
     for name in names:
         weight = next((weights[pattern] for pattern, matching in matches.items() if name in matching), 0.0)
         if weight < 0:
-            raise ConfigError(f"the weight {weight} of parameter {name!r} is negative: the kernel would not be positive.")
+            raise ConfigError(
+                f"the weight {weight} of parameter {name!r} is negative: the kernel would not be positive."
+            )
         if weight:
             found[name] = weight
     if not found:

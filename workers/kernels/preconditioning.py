@@ -11,9 +11,7 @@ from ntkpipe.workers.jacobians.factors.entrywise import EntrywiseFactor, unchang
 from ntkpipe.workers.jacobians.routes import ParameterRoute
 
 
-def gradient_scales(
-    moments: Mapping[str, torch.Tensor], *, exponent: float, eps: float
-) -> dict[str, torch.Tensor]:
+def gradient_scales(moments: Mapping[str, torch.Tensor], *, exponent: float, eps: float) -> dict[str, torch.Tensor]:
     """Return (v + eps)^(exponent / 2): both sides of an inner product are scaled, which gives (v + eps)^exponent.
 
     Raises:

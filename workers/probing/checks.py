@@ -29,9 +29,7 @@ def check_kernels(config: RunConfig, num_outputs: int, splits: dict[str, SplitSo
             _check_functional(kernel, Functional("loss"), splits[config.data.train_split], num_outputs)
 
 
-def _check_functional(
-    kernel: EmpiricalKernel, functional: Functional, source: SplitSource, num_outputs: int
-) -> None:
+def _check_functional(kernel: EmpiricalKernel, functional: Functional, source: SplitSource, num_outputs: int) -> None:
     try:
         functional.cotangents(torch.zeros(len(source), num_outputs), source.labels)
     except ConfigError as error:

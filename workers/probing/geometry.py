@@ -160,9 +160,7 @@ def _num_targets(source: SplitSource, num_classes: int) -> int:
     return num_classes if source.labels.dim() == 1 else source.labels.shape[1]
 
 
-def _solution_targets(
-    config: RunConfig, solve: SolveConfig, splits: dict[str, SplitGeometry], num_outputs: int
-) -> int:
+def _solution_targets(config: RunConfig, solve: SolveConfig, splits: dict[str, SplitGeometry], num_outputs: int) -> int:
     """Return T of a solution; refuse targets that the labels cannot give."""
     name = config.data.train_split
     train = splits[name]

@@ -29,7 +29,9 @@ def compute(context: WorkerContext, task: DeriveTask) -> Written:
     return Written((context.chunks.write(layout.statistic(task.kernel, task.rows.split), position, statistic_BS),))
 
 
-def _means(context: WorkerContext, task: DeriveTask, kernel: KernelGeometry) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+def _means(
+    context: WorkerContext, task: DeriveTask, kernel: KernelGeometry
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
     """Return the mean of every row over the training split, tile by tile."""
     train = context.spec.geometry.train_split
     matrix = context.matrices.matrix(kernel.parents[0], task.rows.split, train, cache_bytes=0)
@@ -52,9 +54,7 @@ def _coordinates(
     return solved_BS.contiguous().numpy()
 
 
-def _factor(
-    context: WorkerContext, kernel: KernelGeometry, config: PosteriorConfig, given: Positions
-) -> torch.Tensor:
+def _factor(context: WorkerContext, kernel: KernelGeometry, config: PosteriorConfig, given: Positions) -> torch.Tensor:
     """Return L; kept by the worker, because every task of the kernel needs it."""
     if kernel.name not in context.kept_choleskys:
         train = context.spec.geometry.train_split

@@ -86,7 +86,7 @@ class ExactKernels:
         straight: dict[object, list[Components]] = {}
         back: dict[object, list[Components]] = {}
         for key in keys:
-            view, other = self._views[key]
+            view, _ = self._views[key]
             if rows == self._block.rows and self._block.on_diagonal and same_member and view.symmetric:
                 batches = [view.of(group[view.base_key], "rows") for group in kept]
                 found[key] = exact_diagonal_block(batches, layerwise=key in self._apart)
@@ -111,9 +111,7 @@ class ExactKernels:
             batches = [one.of(group[one.base_key], "rows") for group in rows]
             return exact_block(batches, other.of(column[other.base_key], "columns"), layerwise=apart)
         left = one.of(column[one.base_key], "rows")
-        parts = [
-            exact_block([left], other.of(group[other.base_key], "columns"), layerwise=apart) for group in rows
-        ]
+        parts = [exact_block([left], other.of(group[other.base_key], "columns"), layerwise=apart) for group in rows]
         return joined_columns(parts)
 
     def _column_groups(

@@ -153,5 +153,3 @@ def _stored(
             "Try model.dtype=float64 with store.dtype=float64."
         )
     return stored
-
-
