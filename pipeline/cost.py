@@ -9,7 +9,13 @@ an upper bound.
 from dataclasses import dataclass
 from typing import final
 
-from ntkpipe.configs.analyses import FidelityAnalysis, HeatmapAnalysis, NeighborsAnalysis, SpectrumAnalysis
+from ntkpipe.configs.analyses import (
+    FidelityAnalysis,
+    HeatmapAnalysis,
+    NeighborsAnalysis,
+    SpectrumAnalysis,
+    StudentTAnalysis,
+)
 from ntkpipe.configs.kernels.empirical import ACTIVATIONS, EmpiricalKernel, parse_kind
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve import CholeskySolve
@@ -166,10 +172,15 @@ class CostModel:
                 return Cost(0, min(num, analysis.max_samples) ** 2 * self._itemsize)
             case SpectrumAnalysis():
                 size = min(num, analysis.max_samples)
-                kernels = len(analysis.kernels) or len(self._config.kernels)
+                kernels = len(analysis.kernels) or len(self._geometry.references)
                 return Cost(9 * kernels * size**3, kernels * size**2 * self._itemsize)
             case NeighborsAnalysis():
                 return Cost(0, num * analysis.samples * self._itemsize)
             case FidelityAnalysis():
                 split = self._geometry.splits[analysis.split]
                 return Cost(0, 8 * split.num_samples * sum(self._geometry.solution_targets))
+            case StudentTAnalysis():
+                size = min(num, analysis.max_samples)
+                kernels = len(analysis.kernels) or len(self._geometry.references)
+                entries = size * (size + self._geometry.splits[analysis.split].num_samples)
+                return Cost(kernels * (size**3 // 3 + 2 * entries * size), kernels * entries * self._itemsize)

@@ -63,7 +63,12 @@ def normalised(row_diagonal_N: Array, column_diagonal_M: Array) -> Combine:
     """Return K(x, x') / sqrt(K(x, x) K(x', x')); 0 where a diagonal is 0."""
     row_roots_N, column_roots_M = _inverse_roots(row_diagonal_N), _inverse_roots(column_diagonal_M)
     # The outer product first: of a symmetric tile it is symmetric to the last bit.
-    return lambda tiles, rows, columns: np.outer(row_roots_N[rows], column_roots_M[columns]) * tiles[0]
+
+    def combine(tiles: list[Doubles], rows: slice, columns: slice) -> Doubles:
+        scale: Doubles = np.outer(row_roots_N[rows], column_roots_M[columns])
+        return scale * tiles[0]
+
+    return combine
 
 
 def centred(row_means_N: Array, column_means_M: Array, mean: float) -> Combine:
@@ -78,11 +83,13 @@ def posterior(read_rows: Callable[[slice], Array], read_columns: Callable[[slice
         left = read_rows(rows)
         # One array with itself: its products are symmetric to the last bit.
         right = left if read_rows is read_columns and rows == columns else read_columns(columns)
-        return tiles[0] - left @ right.T
+        explained: Doubles = left @ right.T
+        return tiles[0] - explained
 
     return combine
 
 
 def _inverse_roots(diagonal_N: Array) -> Doubles:
     roots_N = np.sqrt(diagonal_N.astype(np.float64))
-    return np.divide(1.0, roots_N, out=np.zeros_like(roots_N), where=roots_N > 0)
+    inverse_N: Doubles = np.divide(1.0, roots_N, out=np.zeros_like(roots_N), where=roots_N > 0)
+    return inverse_N

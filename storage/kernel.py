@@ -112,8 +112,7 @@ class StoredMatrix(AbstractMatrix):
             self._cache.move_to_end((row, column))
             return cached
         self._ledger.require(KERNEL_STAGE, self._block(row, column).task)
-        values = self._chunks.read(self._path, (*self._prefix, row, column))
-        values = values[(0,) * len(self._prefix)]
+        values: Array = self._chunks.read(self._path, (*self._prefix, row, column))[(0,) * len(self._prefix)]
         self._keep((row, column), values)
         return values
 

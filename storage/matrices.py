@@ -89,7 +89,7 @@ class MatrixReader:
         return values
 
     def _derived(self, kernel: KernelGeometry, row_split: str, column_split: str, cache_bytes: int) -> DerivedMatrix:
-        components = [None] * len(kernel.parents)
+        components: list[str | None] = [None] * len(kernel.parents)
         if isinstance(kernel.derived, SumConfig):
             components = [term.component for term in kernel.derived.terms]
         share = cache_bytes // len(kernel.parents)
@@ -146,12 +146,15 @@ class MatrixReader:
 
     def _derived_diagonal(self, kernel: KernelGeometry, split: str) -> Doubles:
         diagonals = [self.diagonal(parent, split) for parent in kernel.parents]
+        found_N = diagonals[0]
         match kernel.derived:
             case NormalisedConfig():
-                return (diagonals[0] > 0).astype(np.float64)
+                return (found_N > 0).astype(np.float64)
             case CentredConfig():
-                means_N = self._statistic(kernel, split)[:, 0]
-                return diagonals[0] - 2 * means_N + self._statistic(kernel, self._geometry.train_split).mean()
+                mean = float(self._statistic(kernel, self._geometry.train_split).mean())
+                found_N += mean - 2 * self._statistic(kernel, split)[:, 0]
+                return found_N
             case PosteriorConfig():
-                return diagonals[0] - np.square(self._statistic(kernel, split)).sum(axis=1)
+                found_N -= np.square(self._statistic(kernel, split)).sum(axis=1)
+                return found_N
         return self._combine(kernel, split, split)(diagonals, slice(None), slice(None))

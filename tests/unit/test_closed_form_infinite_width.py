@@ -329,6 +329,18 @@ def test_zero_vectors_have_zero_rows_without_biases_and_regular_ones_with_them()
     torch.testing.assert_close(constant[1], torch.full((4,), 0.25, dtype=torch.float64), rtol=1e-13, atol=0)
 
 
+def test_a_zero_vector_meets_the_kink_of_relu_with_the_mean_of_both_slopes():
+    # Biases that start at zero are trained: T_{l+1} = 1 + n D + 1.6 / 4 T_l with D = 0 and both derivatives 1/2.
+    x = vectors(4, 6)
+    x[1] = 0
+    options = {"weight_variance": 1.6, "bias_variance": 0.0, "parameterisation": "standard", "width": 30}
+    for depth, expected in ((1, 1.4), (2, 1.56), (3, 1.624)):
+        kernel = NtkKernel(NtkConfig(depth=depth, **options))
+        matrix = kernel.block(x)
+        assert matrix[1].tolist() == pytest.approx([expected] * 4, rel=1e-14)
+        assert kernel.block(x, x)[1].tolist() == pytest.approx([expected] * 4, rel=1e-14)
+
+
 def test_a_critical_relu_network_keeps_variances_over_fifty_layers_and_a_weaker_one_loses_them():
     x = vectors(3, 8)
     inputs = x.square().mean(1)

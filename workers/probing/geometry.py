@@ -1,11 +1,10 @@
 """The shape of everything a run will store."""
 
 from ntkpipe.configs.errors import ConfigError, PlanError
-from ntkpipe.configs.kernels.derived import CentredConfig, PosteriorConfig
+from ntkpipe.configs.kernels.derived import CentredConfig, DerivedConfig, PosteriorConfig
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.kernels.matrices import MatrixTraits, parents_of
-from ntkpipe.configs.kernels.names import DERIVED, RANDOM_FEATURES
-from ntkpipe.configs.kernels.union import KernelConfig
+from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve import SolveConfig
 from ntkpipe.storage.records import Geometry, KernelGeometry, SplitGeometry
@@ -56,7 +55,7 @@ def _kernels(
         if isinstance(kernel, EmpiricalKernel):
             assert model is not None, "the configuration refuses kernels of a model without one"
             found.append(_empirical(config, kernel, model))
-        elif kernel.kind in DERIVED:
+        elif isinstance(kernel, DerivedConfig):
             found.append(_derived(config, kernel, matrices[kernel.label], splits, model))
         elif kernel.kind in RANDOM_FEATURES:
             mapped = make_random_features(kernel)
@@ -104,7 +103,7 @@ def _empirical(config: RunConfig, kernel: EmpiricalKernel, model: ProbedModel) -
 
 def _derived(
     config: RunConfig,
-    kernel: KernelConfig,
+    kernel: DerivedConfig,
     traits: MatrixTraits,
     splits: dict[str, SplitSource],
     model: ProbedModel | None,
@@ -122,8 +121,8 @@ def _derived(
         groups=(),
         symmetric=traits.symmetric,
         width=model.first.outputs_BC.shape[1] if traits.per_output and model is not None else 1,
-        derived=kernel,  # type: ignore[arg-type]  # the kind says that it is one
-        parents=parents_of(kernel, members),  # type: ignore[arg-type]
+        derived=kernel,
+        parents=parents_of(kernel, members),
         level=traits.level,
         statistic_dim=statistic_dim,
     )

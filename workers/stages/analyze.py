@@ -68,6 +68,10 @@ class StoredRunView:
         """The (N,) integer classes of a split, None when it has no classes."""
         return self._context.samples.labels(split) if self._geometry.splits[split].labels == "classes" else None
 
+    def values(self, split: str) -> npt.NDArray[np.float64] | None:
+        """The (N, T) real targets of a split, None when its labels are classes or absent."""
+        return self._context.samples.labels(split) if self._geometry.splits[split].labels == "values" else None
+
     def inputs(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The model inputs at some positions, read from the data source."""
         return self._context.split(split).raw(positions.tolist()).double().numpy()
@@ -93,6 +97,10 @@ class StoredRunView:
         """Entries of a kernel matrix."""
         matrix = self._context.matrices.matrix(name, row_split, column_split, cache_bytes=CACHE_BYTES)
         return matrix.read(rows, columns).astype(np.float64)
+
+    def diagonal(self, name: str, split: str) -> npt.NDArray[np.float64]:
+        """The (N,) kernel of every sample with itself, as normalised as the matrix."""
+        return self._context.matrices.diagonal(name, split)
 
 
 def _csv(table: list[dict[str, Scalar]]) -> bytes:

@@ -51,7 +51,8 @@ def _coordinates(
     matrix = context.matrices.matrix(kernel.parents[0], task.rows.split, train, cache_bytes=CACHE_BYTES)
     cross_SB = torch.from_numpy(matrix.read(rows, given).astype(np.float64)).T
     solved_BS = torch.linalg.solve_triangular(factor_SS, cross_SB, upper=False).T
-    return solved_BS.contiguous().numpy()
+    coordinates_BS: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = solved_BS.contiguous().numpy()
+    return coordinates_BS
 
 
 def _factor(context: WorkerContext, kernel: KernelGeometry, config: PosteriorConfig, given: Positions) -> torch.Tensor:

@@ -113,5 +113,8 @@ class ArcCosineKernel(AbstractClosedForm):
             return left / math.pi
         sines, cosines = torch.sin(angles), torch.cos(angles)
         if self._order == 1:
-            return (sines + left * cosines) / math.pi
-        return (3 * sines * cosines + left * (1 + 2 * cosines.square())) / math.pi
+            shape = sines + left * cosines
+        else:
+            shape = 3 * sines * cosines + left * (1 + 2 * cosines.square())
+        # Opposite vectors have zero, which rounding may miss on the wrong side.
+        return shape.div_(math.pi).clamp_(min=0)
