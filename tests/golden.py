@@ -32,6 +32,30 @@ TRNTK_UPPER = {
 }
 PNTK = [[10, 18, 7, 2], [18, 48, 22, 2], [7, 22, 20, 2], [2, 2, 2, 2]]
 CK = [[2, 5, 2, 0], [5, 17, 8, 0], [2, 8, 4, 0], [0, 0, 0, 0]]
+PNTK_UPPER = {
+    (0, 1): 0.82158384,
+    (0, 2): 0.49497475,
+    (0, 3): 0.44721360,
+    (1, 2): 0.71004695,
+    (1, 3): 0.20412415,
+    (2, 3): 0.31622777,
+}
+LPNTK = [[13, -21, -7.5, 1], [-21, 48, 27, -1], [-7.5, 27, 50, -1], [1, -1, -1, 1]]
+EM = [[12, 36, 13, -4], [36, 114, 49, -13], [13, 49, 33, -3], [-4, -13, -3, 10]]
+"""Of the outputs of fc1 and fc2 only."""
+SIGNGD = [[10, 10, 5, 2], [10, 12, 6, 2], [5, 6, 6, 2], [2, 2, 2, 2]]
+SIGNGD_ASYM = [[10, 18, 7, 2], [10, 20, 10, 2], [5, 12, 10, 2], [2, 2, 2, 2]]
+LOSS_DIAGONAL = [0.00841110, 95.99956602, 99.50608676, 0.5]
+FULL_EIGENVALUES = [
+    0.04607979,
+    0.82085090,
+    0.95238870,
+    1.56359048,
+    2.92743332,
+    25.26636421,
+    30.76569163,
+    89.65760098,
+]
 KRR_ALPHA = [-0.16112626, 0.08760223, 0.00020344, -0.28445294]
 """(trNTK0 + I) alpha = (-1, 1, 1, -1)."""
 
@@ -58,8 +82,13 @@ def build_model() -> nn.Module:
     return MicroNetwork()
 
 
-def load(nan_at: int | None = None, ids: list[str] | None = None, label_shift: int = 0) -> Samples:
-    inputs = torch.tensor(INPUTS)
+def build_wide(width: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+def load(nan_at: int | None = None, ids: list[str] | None = None, label_shift: int = 0, shift: float = 0.0) -> Samples:
+    inputs = torch.tensor(INPUTS) + shift
     if nan_at is not None:
         inputs[nan_at, 0] = float("nan")
     return Samples(inputs, torch.tensor(LABELS) + label_shift, tuple(ids) if ids else IDS)
@@ -97,6 +126,15 @@ def config(**changes: Any) -> dict[str, Any]:
         "resources": {"executor": "serial"},
     }
     return document | changes
+
+
+def build_member(shift: float = 0.0) -> nn.Module:
+    """The micro-network with shifted weights, as another checkpoint of it would have."""
+    model = MicroNetwork()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += shift
+    return model
 
 
 class Overflowing(nn.Module):
