@@ -198,6 +198,21 @@ class WorkerContext:
             self._projections[key] = make_projection(config)
         return self._projections[key]
 
+    def features_key(self, kernel: EmpiricalKernel, member: str) -> object:
+        """Return what is equal for kernels with the same features, which differ in their normalisation at the most."""
+        weights = tuple(self.weights(kernel).items()) if self.is_restricted(kernel) else None
+        return (self.view(kernel, member).key, self.projection(kernel), weights, kernel.layerwise)
+
+    def kernels_with_equal_features(self) -> list[list[EmpiricalKernel]]:
+        """Return the kernels that are products of stored features, in groups that share them."""
+        groups: dict[object, list[EmpiricalKernel]] = {}
+        for kernel in self.spec.config.model_kernels:
+            if not self.is_exact(kernel):
+                members = self.spec.geometry.kernel(kernel.label).members
+                key = (self.features_key(kernel, members[0] if members else ""), members, kernel.cross)
+                groups.setdefault(key, []).append(kernel)
+        return list(groups.values())
+
     def is_exact(self, kernel: EmpiricalKernel) -> bool:
         """Whether a kernel is computed from products of factors, not from features."""
         return not kernel_definition(kernel.kind).is_own_feature and self.projection(kernel) is None

@@ -24,6 +24,8 @@ ActivationName = Literal[
     "tanh",
 ]
 ACTIVATION_NAMES: Final[tuple[str, ...]] = get_args(ActivationName)
+CLOSED_FORM_ACTIVATIONS: Final = ("abs", "cosine", "erf", "gelu", "identity", "leaky_relu", "relu", "sine")
+"""Those whose expectations are formulas; all others are expanded into Hermite polynomials."""
 IMPORT_PATH: Final = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
@@ -72,6 +74,10 @@ class _InfiniteWidthSection(KernelSection):
             raise ValueError(f"slope is an option of leaky_relu; activation {self.activation!r} has none")
         if "frequency" in given and self.activation not in ("sine", "cosine"):
             raise ValueError(f"frequency is an option of sine and cosine; activation {self.activation!r} has none")
+        if "tolerance" in given and self.activation in CLOSED_FORM_ACTIVATIONS:
+            raise ValueError(
+                f"activation {self.activation!r} has a closed form, which needs no tolerance; leave it out"
+            )
         return self
 
 

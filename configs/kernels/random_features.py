@@ -36,7 +36,7 @@ class SizedRandomFeatures(RandomFeaturesSection):
 
 
 class FourierFeaturesConfig(SizedRandomFeatures):
-    """Pairs [cos(w_j . x), sin(w_j . x)] / sqrt(K / 2) with frequencies from the spectral density of a stationary kernel.
+    """Pairs [cos(w_j . x), sin(w_j . x)] / sqrt(K / 2) with frequencies from a stationary kernel's spectral density.
 
     ============  =======================================================================  =============================
     ``of``        K(x, x'), d = |x - x'|                                                   frequencies
@@ -47,13 +47,13 @@ class FourierFeaturesConfig(SizedRandomFeatures):
     ============  =======================================================================  =============================
 
     Estimates are unbiased and K(x, x) is exactly 1. With independent frequencies the variance of an entry is
-    ((1 + k(2 delta)) / 2 - k(delta)^2) / (K / 2), delta = x - x'. For the Gaussian kernel, orthogonal ones improve on it
-    up to distances of about two bandwidths, most of all in few dimensions, and change nothing much beyond. Simplex
+    ((1 + k(2 delta)) / 2 - k(delta)^2) / (K / 2), delta = x - x'. For the Gaussian kernel, orthogonal ones improve on
+    it up to distances of about two bandwidths, most of all in few dimensions, and change nothing much beyond. Simplex
     couplings reduce the error of positive features; of these ones they reduce it too, but less than orthogonal ones.
     Fast-food frequencies have the right law one by one, but pairs of a block are less spread than independent ones: at
     distances below a bandwidth their variance is up to twice as large, from three bandwidths on it is the same, and for
     samples that differ in one coordinate only it is smaller.
-    Rahimi, Recht 2007; Yu et al. 2016.
+    Rahimi, Recht 2007; Yu et al. 2016; Le, Sarlos, Smola 2013.
     """
 
     kind: Literal["fourier_features"] = "fourier_features"
@@ -131,9 +131,9 @@ class SpectralMixtureFeaturesConfig(SizedRandomFeatures):
     ============  =================================================================================================
 
     Every component has an equal share of the features, [cos, sin](w . x) or exp(w . x - |x|^2 / 2) times
-    sqrt(weight_c C / count), so that weights are learnable and no component is missed by chance. One component of mean 0
-    and scale 1 / bandwidth is the Gaussian kernel, and its positive variant with scale 1 is exp(<x, x'>). The parameters
-    are learned by :class:`ntkpipe.workers.kernels.random_features.spectral_mixture.SpectralMixture`.
+    sqrt(weight_c C / count), so that weights are learnable and no component is missed by chance. One component of mean
+    0 and scale 1 / bandwidth is the Gaussian kernel, and its positive variant with scale 1 is exp(<x, x'>). The
+    parameters are learned by :class:`ntkpipe.workers.kernels.random_features.spectral_mixture.SpectralMixture`.
     Wilson, Adams 2013; Chowdhury et al. 2022.
     """
 
@@ -168,7 +168,7 @@ class SpectralMixtureFeaturesConfig(SizedRandomFeatures):
 
 
 class UniversalFeaturesConfig(SizedRandomFeatures):
-    """Features whose inner products estimate f(scale <x, x'> + offset) without bias, for f with a known Fourier transform.
+    """Features whose inner products estimate f(scale <x, x'> + offset), for f with a known Fourier transform.
 
     ============  ===========================  ==================================================
     ``function``  f(t)                         frequencies s
@@ -182,11 +182,10 @@ class UniversalFeaturesConfig(SizedRandomFeatures):
     ============  ===========================  ==================================================
 
     f(t) = Re E[c(s) exp(i s t)], and exp(i s <x, x'>) is the mean of phi(x) phi(x') for normal g, where phi(x) =
-    exp(a g . x - a^2 |x|^2 / 2) and a^2 = i s. The real part of a product of complex features is a difference of two real
-    ones, so that K / 2 features enter inner products negatively; ``exp`` has none of them. The estimate need not be
-    positive semi-definite, even where f is. Its variance grows as exp(s |x + x'|^2) / K, at scale
-    one: samples should not be much longer than 1 / 2.
-    Sehanobish et al. 2024 (scalable neural network kernels).
+    exp(a g . x - a^2 |x|^2 / 2) and a^2 = i s. The real part of a product of complex features is a difference of two
+    real ones, so that K / 2 features enter inner products negatively; ``exp`` has none of them. The estimate need not
+    be positive semi-definite, even where f is. Its variance grows as exp(s |x + x'|^2) / K, at scale one: samples
+    should not be much longer than 1 / 2. Sehanobish et al. 2024 (scalable neural network kernels).
     """
 
     kind: Literal["universal_features"] = "universal_features"
@@ -230,7 +229,7 @@ class GraphWalkFeaturesConfig(RandomFeaturesSection):
 
     kind: Literal["graph_walk_features"] = "graph_walk_features"
     graph: Location
-    """An .npz file with ``adjacency``, (n, n): symmetric weights of the edges, none negative, zero where there is none."""
+    """An .npz file with ``adjacency``, (n, n): symmetric weights of edges, none negative, zero for no edge."""
     function: Literal["exponential", "inverse", "inverse_square", "square"] = "exponential"
     """Of U."""
     sigma: float = Field(0.5, gt=0, le=10)
@@ -251,7 +250,7 @@ class GraphWalkFeaturesConfig(RandomFeaturesSection):
 
 
 class MultilayerFeaturesConfig(SizedRandomFeatures):
-    """Outputs of the last of L random layers, phi_(l+1) = sqrt(2 / m) relu(W phi_l), phi_0 = x, W standard normal (m, .).
+    """Outputs of the last of L random layers, phi_(l+1) = sqrt(2 / m) relu(W phi_l), phi_0 = x, W standard normal.
 
     Inner products tend to |x| |x'| kappa_1(...kappa_1(cos)), kappa_1 composed L times: the infinite-width kernel of a
     network of L hidden layers, kappa_1(u) = (u (pi - arccos u) + sqrt(1 - u^2)) / pi. The error falls as K^(-1/2). The

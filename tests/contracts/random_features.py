@@ -18,8 +18,8 @@ SIGMAS = 4.5
 class RandomFeaturesContract(KernelContract):
     """Inherited by the test class of one map with one set of options.
 
-    ``unbiased`` is whether the mean over seeds is the exact kernel; ``size`` what the variance falls with, of a map whose
-    estimates are averaged over ``num_seeds`` seeds.
+    ``unbiased`` is whether the mean over seeds is the exact kernel; ``size`` what the variance falls with, of a map
+    whose estimates are averaged over ``num_seeds`` seeds.
     """
 
     unbiased = True
@@ -148,7 +148,7 @@ def sums(x: torch.Tensor) -> np.ndarray:
 
 
 def coupled_variance(second, mean, pair, width: int, num: int):
-    """Variance of a mean of ``num`` numbers with a second moment and a mean, in blocks of ``width`` with a pair moment."""
+    """Variance of a mean of ``num`` numbers in blocks of ``width``; ``pair`` is the mean product of two of a block."""
     return (second - mean**2) / num + (width - 1) * (pair - mean**2) / num
 
 

@@ -253,6 +253,13 @@ def test_near_duplicates_of_kinked_networks_are_as_accurate_as_all_others(activa
         assert missing == pytest.approx(even * 2 / math.pi * angle, abs=2 * angle**2 + 5e-16)
 
 
+def test_networks_of_absolutes_see_no_difference_between_near_opposite_and_near_equal_vectors():
+    base, across = torch.eye(12, dtype=torch.float64)[:2]
+    near = torch.stack([math.cos(angle) * base + math.sin(angle) * across for angle in (1e-12, 1e-9, 1e-6, 1e-3)])
+    kernel = NtkKernel(NtkConfig(activation="abs", depth=3, inner_product="sum"))
+    torch.testing.assert_close(kernel.block(base[None], -near), kernel.block(base[None], near), rtol=0, atol=1e-14)
+
+
 def test_near_duplicates_stay_accurate_through_many_layers():
     # For small angles t the ReLU's 1 - kappa1 is t^2 / 2 (1 - 2 t / (3 pi)), so that angles hardly change, and each of
     # the layers' kappa0 = 1 - t / pi is missing from the products that the tangent kernel adds.
@@ -544,6 +551,7 @@ def test_no_samples_give_an_empty_matrix():
         ({"weight_variance": 0}, "greater than 0"),
         ({"bias_variance": -1}, "greater than or equal to 0"),
         ({"inner_product": "max"}, "'mean', 'sum' or 'cosine'"),
+        ({"activation": "erf", "tolerance": 1e-3}, "leave it out"),
         ({"tolerance": 1}, "less than or equal to 0.1"),
     ],
 )

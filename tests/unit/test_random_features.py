@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,10 +60,13 @@ def digest():
 
 
 def test_another_process_computes_the_same_features():
-    code = f"import sys; sys.path.insert(0, {str(__file__.rsplit('/', 1)[0])!r}); import test_random_features as t; print(t.digest())"
-    threads = str(torch.get_num_threads())
+    folder, threads = str(Path(__file__).parent), torch.get_num_threads()
+    code = (
+        f"import sys, torch; torch.set_num_threads({threads}); sys.path.insert(0, {folder!r}); "
+        "import test_random_features; print(test_random_features.digest())"
+    )
     found = subprocess.run(
-        [sys.executable, "-c", code.replace("import sys;", f"import sys, torch; torch.set_num_threads({threads});")],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,

@@ -66,18 +66,22 @@ def _pass(
 ) -> tuple[torch.Tensor, dict[str, SampleFeatures]]:
     """Return the outputs and what each kernel gets from one pass; its factors are gone when the next one starts."""
     jacobian = context.engine(member).run(inputs, portion, labels)
-    found = {}
+    found: dict[str, SampleFeatures] = {}
+    shared: dict[object, SampleFeatures] = {}
     for kernel in context.kernels_of(member):
         functional = kernel_definition(kernel.kind).functional
         # Activations come with the first pass.
         if functional in portion.functionals or (functional is None and first):
-            found[kernel.label] = batch_features(
-                context.view(kernel, member),
-                jacobian,
-                context.projection(kernel),
-                weights=context.weights(kernel) if context.is_restricted(kernel) else None,
-                layerwise=kernel.layerwise,
-            )
+            key = context.features_key(kernel, member)
+            if key not in shared:
+                shared[key] = batch_features(
+                    context.view(kernel, member),
+                    jacobian,
+                    context.projection(kernel),
+                    weights=context.weights(kernel) if context.is_restricted(kernel) else None,
+                    layerwise=kernel.layerwise,
+                )
+            found[kernel.label] = shared[key]
     return jacobian.outputs_BC, found
 
 

@@ -14,7 +14,7 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.records import ChunkRecord, KernelGeometry
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.kernels.blocks import Components, combined, cosine_normalised, sum_in_order
+from ntkpipe.workers.kernels.blocks import TOTAL, Components, combined, cosine_normalised, sum_in_order
 from ntkpipe.workers.kernels.random_features.base import signed_gram
 from ntkpipe.workers.stages.exact import ExactKernels
 from ntkpipe.workers.tasks import KernelTask, Written
@@ -38,9 +38,8 @@ def compute(context: WorkerContext, task: KernelTask) -> Written:
     """
     block = task.block
     records: list[ChunkRecord] = []
-    for kernel in context.spec.config.model_kernels:
-        if not context.is_exact(kernel):
-            records += _from_features(context, block, kernel)
+    for kernels in context.kernels_with_equal_features():
+        records += _from_features(context, block, kernels)
     for members in context.exact_members():
         exact = ExactKernels(context, block, members)
         for kernel in exact.kernels:
@@ -53,13 +52,15 @@ def compute(context: WorkerContext, task: KernelTask) -> Written:
     return Written(tuple(records))
 
 
-def _from_features(context: WorkerContext, block: Block, kernel: EmpiricalKernel) -> Iterator[ChunkRecord]:
-    shape = context.spec.geometry.kernel(kernel.label)
+def _from_features(context: WorkerContext, block: Block, kernels: list[EmpiricalKernel]) -> Iterator[ChunkRecord]:
+    """Yield the chunks of kernels with equal features, which share their products."""
+    shape = context.spec.geometry.kernel(kernels[0].label)
     for eyes in _eyes(shape):
         for tile in _tiles(block, shape):
             grams = [_gram(context, shape, tile, eyes, group) for group in range(len(shape.groups) or 1)]
-            components = dict(zip(shape.groups or (kernel.label,), grams, strict=True))
-            yield from _write(context, tile, kernel, components, eyes)
+            components = dict(zip(shape.groups or (TOTAL,), grams, strict=True))
+            for kernel in kernels:
+                yield from _write(context, tile, kernel, components, eyes)
 
 
 def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, eyes: Eyes, group: int) -> torch.Tensor:
@@ -93,7 +94,7 @@ def _without_model(context: WorkerContext, block: Block, kernel: KernelConfig) -
         values = formula.block(sides[0], None if block.on_diagonal else sides[1])
     else:
         values = _gram(context, context.spec.geometry.kernel(kernel.label), block, Eyes(), 0)
-    yield from _write(context, block, kernel, {kernel.label: values}, Eyes())
+    yield from _write(context, block, kernel, {TOTAL: values}, Eyes())
 
 
 def _eyes(shape: KernelGeometry) -> list[Eyes]:

@@ -112,9 +112,8 @@ class ArcCosineKernel(AbstractClosedForm):
         if self._order == 0:
             return left / math.pi
         sines, cosines = torch.sin(angles), torch.cos(angles)
-        if self._order == 1:
-            shape = sines + left * cosines
-        else:
+        shape = sines + left * cosines
+        if self._order == 2:
             shape = 3 * sines * cosines + left * (1 + 2 * cosines.square())
         # Opposite vectors have zero, which rounding may miss on the wrong side.
         return shape.div_(math.pi).clamp_(min=0)

@@ -120,6 +120,9 @@ def _solve_with_terms(cells_IJB: torch.Tensor, num_terms: int) -> tuple[torch.Te
         for k in range(1, num_terms):
             powers.append((powers[-1] * g_IB).div_(k))
         lower, left = lower_PIB[:, low:high].clone(), left_PIB[:, low:high]
+        # Both edges start at one corner. Were its values to differ by rounding, the difference would grow from cell to
+        # cell along the diagonal, as no solution does.
+        left[0] = lower[0]
         lower_PIB[:, low:high] = _far_edge(lower, left, powers, hankel_PP)
         right = _far_edge(left, lower, powers, hankel_PP)
         last_terms_B = _last_terms(right, factorials_P).maximum(_last_terms(lower_PIB[:, low:high], factorials_P))

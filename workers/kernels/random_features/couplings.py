@@ -1,7 +1,7 @@
 """Normal vectors that depend on each other within blocks, such that sums over a block are less random.
 
-Vectors come in blocks of D, their dimension. Each vector alone is standard normal: a uniform direction and an independent
-chi-distributed length. Sources: Yu et al. 2016 (orthogonal), Reid et al. 2023 (simplex).
+Vectors come in blocks of D, their dimension. Each vector alone is standard normal: a uniform direction and an
+independent chi-distributed length. Sources: Yu et al. 2016 (orthogonal), Reid et al. 2023 (simplex).
 """
 
 import math
@@ -61,8 +61,8 @@ def haar_rows(normals_BRD: torch.Tensor) -> torch.Tensor:
 def simplex_rows(rows_BDD: torch.Tensor) -> torch.Tensor:
     """Return unit rows whose sum is zero and whose cosines are -1 / (D - 1), from orthonormal ones.
 
-    Differences to the mean of D orthonormal vectors are the corners of a regular simplex. One dimension has none, and its
-    direction is kept.
+    Differences to the mean of D orthonormal vectors are the corners of a regular simplex. One dimension has none, and
+    its direction is kept.
     """
     width = rows_BDD.shape[1]
     if width == 1:

@@ -20,9 +20,9 @@ from ntkpipe.workers.kernels.random_features.samples import as_vectors
 class FourierFeatures(AbstractRandomFeatures):
     """[cos(w_j . x), sin(w_j . x)] / sqrt(K / 2), all cosines first (Rahimi, Recht 2007).
 
-    A stationary kernel of value 1 at zero is the mean of cos(w . (x - x')) over its spectral density (Bochner): a normal
-    one for the Gaussian kernel, a multivariate Student t of 2 nu degrees of freedom for a Matern kernel, of one for the
-    Laplace kernel, and a product of Cauchy densities for the Laplace kernel in the l1 norm.
+    A stationary kernel of value 1 at zero is the mean of cos(w . (x - x')) over its spectral density (Bochner): a
+    normal one for the Gaussian kernel, a multivariate Student t of 2 nu degrees of freedom for a Matern kernel, of one
+    for the Laplace kernel, and a product of Cauchy densities for the Laplace kernel in the l1 norm.
 
     The frequencies, O(K D) numbers when dense, are drawn at the first call and kept.
     """

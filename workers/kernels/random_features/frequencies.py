@@ -35,11 +35,12 @@ class DenseFrequencies(AbstractFrequencies):
 class FastfoodFrequencies(AbstractFrequencies):
     """Standard normal vectors in blocks S H G P H B / (sqrt(D) |g|), D rounded up to a power of two.
 
-    O(M) numbers, O(N M log D) operations. H is the Hadamard matrix of +1 and -1, B random signs, P a permutation, G = diag(g) normal numbers, and S chi-distributed
-    lengths (Le, Sarlos, Smola 2013). Row j before S is H_j G times an orthogonal matrix: given B and P, a rotation of g
-    with the signs of H_j, so its direction is uniform, and the row alone is exactly standard normal. Estimates are
-    therefore unbiased. Two rows of a block share g; their cosine, a signed sum of g_i^2 / |g|^2, has about twice the
-    variance 1 / D of independent directions, which up to doubles the variance of estimates.
+    O(M) numbers, O(N M log D) operations. H is the Hadamard matrix of +1 and -1, B random signs, P a permutation, G a
+    diagonal of normal numbers g, and S chi-distributed lengths (Le, Sarlos, Smola 2013). Row j before S is H_j G times an
+    orthogonal matrix: given B and P, a rotation of g with the signs of H_j, so its direction is uniform, and the row
+    alone is exactly standard normal. Estimates are therefore unbiased. Two rows of a block share g; their cosine, a
+    signed sum of g_i^2 / |g|^2, has about twice the variance 1 / D of independent directions, which up to doubles the
+    variance of estimates.
     """
 
     def __init__(self, seed: int, part: int, num: int, width: int) -> None:
@@ -99,7 +100,7 @@ def make_frequencies(
 
 
 def hadamard(x: torch.Tensor) -> torch.Tensor:
-    """Return the unscaled Walsh-Hadamard transform along the last axis, whose length is a power of two; differentiable."""
+    """Return the unscaled Walsh-Hadamard transform along the last axis, of a power of two; differentiable."""
     shape, half = x.shape, 1
     while half < shape[-1]:
         first, second = x.reshape(*shape[:-1], shape[-1] // (2 * half), 2, half).unbind(-2)

@@ -45,12 +45,12 @@ class WalkGraph:
 class GraphWalkFeatures(AbstractRandomFeatures):
     """K = 2 n features of each of n nodes for a function of U = sigma^2 D^(-1/2) W D^(-1/2) (Reid et al. 2024).
 
-    A power series sum_l alpha_l U^l is the product of f(U) with itself where the convolution of the coefficients f_l with
-    themselves is alpha. Row i of f(U) is estimated by walks from i, which stop with probability p at every step, and move
-    to a neighbour with a chance proportional to the weight of the edge. The product of U_jk / (chance of j to k) / (1 - p)
-    along a walk telescopes, so that its visit of v at step l adds f_l (sigma^2 / (1 - p))^l sqrt(D_i / D_v). The second
-    moment of visits at step l falls as (sigma^4 / (1 - p))^l f_l^2 whatever the graph; steps to uniform neighbours have no
-    such bound.
+    A power series sum_l alpha_l U^l is the product of f(U) with itself where the convolution of the coefficients f_l
+    with themselves is alpha. Row i of f(U) is estimated by walks from i, which stop with probability p at every step,
+    and move to a neighbour with a chance proportional to the weight of the edge. The product of
+    U_jk / (chance of j to k) / (1 - p) along a walk telescopes, so that its visit of v at step l adds
+    f_l (sigma^2 / (1 - p))^l sqrt(D_i / D_v). The second moment of visits at step l falls as
+    (sigma^4 / (1 - p))^l f_l^2 whatever the graph; steps to uniform neighbours have no such bound.
 
     Two independent sets of walks give rows a and b, and the features (a + b) / 2 and, entering negatively, (a - b) / 2:
     an inner product is (<a, b'> + <b, a'>) / 2, without bias on the diagonal too. A node without edges has

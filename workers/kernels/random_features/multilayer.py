@@ -17,9 +17,9 @@ class MultilayerFeatures(AbstractRandomFeatures):
 
     The limit of wide layers is |x| |x'| kappa_1(...kappa_1(cos)). With one layer, estimates are unbiased, with variance
     |x|^2 |x'|^2 (2 J / pi - kappa_1^2) / m, J = 3 sin t cos t + (pi - t)(1 + 2 cos^2 t) at the angle t (the arc-cosine
-    kernel of degree two, Cho, Saul 2009). With more, kappa_1 acts on estimates and a bias of O(1 / width) remains off the
-    diagonal, a factor O(m^(-1/2)) below the error of one draw: for two layers and unit vectors at obtuse angles about
-    -0.45 / width was measured, less at acute ones.
+    kernel of degree two, Cho, Saul 2009). With more, kappa_1 acts on estimates and a bias of O(1 / width) remains off
+    the diagonal, a factor O(m^(-1/2)) below the error of one draw: for two layers and unit vectors at obtuse angles
+    about -0.45 / width was measured, less at acute ones.
 
     The weights, O(K D + K^2 L) numbers where all layers are of width K, are drawn at the first call and kept.
     """

@@ -16,8 +16,8 @@ class PositiveFeatures(AbstractRandomFeatures):
     """exp(w_j . x - c |x|^2) / sqrt(K), c = 1 for the Gaussian kernel and 1/2 for exp(<x, x'>), w_j standard normal.
 
     E exp(w . (x + x')) = exp(|x + x'|^2 / 2) makes both unbiased (Choromanski et al. 2021; couplings from Reid et al.
-    2023). The exponent of a feature is at most |w_j|^2 / (4 c), so that features do not overflow in any usual dimension;
-    those of long samples underflow to zero, as their kernel does.
+    2023). The exponent of a feature is at most |w_j|^2 / (4 c), so that features do not overflow in any usual
+    dimension; those of long samples underflow to zero, as their kernel does.
 
     The frequencies, O(K D) numbers, are drawn at the first call and kept.
     """

@@ -18,9 +18,9 @@ from ntkpipe.workers.kernels.random_features.samples import as_vectors
 class SpectralMixture(torch.nn.Module):
     """The feature map as a module: weights, means and scales are parameters, the noise e behind them stays fixed.
 
-    Frequencies of component c are mean_c + scale_c e with standard normal e, so that gradients reach the density through
-    the frequencies (Chowdhury et al. 2022). Weights and scales are parametrised by their logarithms. Everything is in
-    float64.
+    Frequencies of component c are mean_c + scale_c e with standard normal e, so that gradients reach the density
+    through the frequencies (Chowdhury et al. 2022). Weights and scales are parametrised by their logarithms. Everything
+    is in float64.
     """
 
     def __init__(self, config: SpectralMixtureFeaturesConfig) -> None:

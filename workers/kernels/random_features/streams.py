@@ -17,7 +17,7 @@ VERSION = 1
 """Part of the name of every stream; to be raised when the numbers change."""
 
 SLICE_ENTRIES = 2**18
-"""Normal numbers are made for at most this many entries at a time: the generator holds several words for each of them."""
+"""Normal numbers are made for at most this many entries at a time: the generator holds several words for each."""
 
 _WORD = 2.0**-32
 _MASK = 0xFFFFFFFF

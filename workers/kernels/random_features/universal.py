@@ -17,12 +17,14 @@ from ntkpipe.workers.kernels.random_features.streams import Stream
 class UniversalFeatures(AbstractRandomFeatures):
     """Features of f(scale <x, x'> + offset) with f(t) = Re E[c(s) exp(i s t)] (Sehanobish et al. 2024).
 
-    For a normal vector g and any complex a, E[phi(x) phi(x')] = exp(a^2 <x, x'>) with phi(x) = exp(a g . x - a^2 |x|^2 / 2);
-    here a^2 = i s. A complex feature u = sqrt(c exp(i s offset) / m) phi becomes two real ones, of which the imaginary
-    part enters inner products negatively: Re(u u') = Re u Re u' - Im u Im u'. ``exp`` needs only the real a = 1.
+    For a normal vector g and any complex a, phi(x) = exp(a g . x - a^2 |x|^2 / 2) has E[phi(x) phi(x')] =
+    exp(a^2 <x, x'>); here a^2 = i s. A complex feature u = sqrt(c exp(i s offset) / m) phi becomes two real ones, of
+    which the imaginary part enters inner products negatively: Re(u u') = Re u Re u' - Im u Im u'. ``exp`` needs no
+    more than the real a = 1.
 
-    With v = x + x' at scale one, E|u u'|^2 m^2 = E[|c|^2 exp(s |v|^2)] and E(u u')^2 m^2 = E[c^2 exp(i s (|x|^2 + |x'|^2 +
-    4 <x, x'> + 2 offset))], so that the variance of an entry is (half the real part of their sum - f^2) / m, m = K / 2.
+    With v = x + x' at scale one, E|u u'|^2 m^2 = E[|c|^2 exp(s |v|^2)] and E(u u')^2 m^2 = E[c^2 exp(i s (|x|^2 +
+    |x'|^2 + 4 <x, x'> + 2 offset))], so that the variance of an entry is (half the real part of their sum
+    - f^2) / m with m = K / 2, where both are finite: for all but ``erf``.
 
     The vectors g, O(K D) numbers, are drawn at the first call and kept.
     """
@@ -47,7 +49,8 @@ class UniversalFeatures(AbstractRandomFeatures):
     def bundle(self, weights_OD: torch.Tensor, biases_O: torch.Tensor | None = None) -> torch.Tensor:
         """Return the (K, O) matrix B of a layer: features(x) @ B estimates f(scale <x, w_o> + offset + bias_o).
 
-        Inputs and weights meet in one product only, so that this matrix replaces the layer, without bias in expectation.
+        Inputs and weights meet in one product only, so that this matrix replaces the layer, without bias in
+        expectation.
 
         Raises:
             ConfigError: Weights and biases are not of the same number of outputs.
@@ -86,8 +89,9 @@ def spectrum(
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Return frequencies s, moduli of c(s), both (M,), and the angle of c of f(t) = Re E[c(s) exp(i s t)].
 
-    ``erf``: erf(t) = 2 / pi times the integral of sin(s t) exp(-s^2 / 4) / s over s > 0. Squares of normal numbers have the
-    density exp(-s / 2) / sqrt(2 pi s), whose pole at zero keeps the second moment of c finite.
+    ``erf``: erf(t) = 2 / pi times the integral of sin(s t) exp(-s^2 / 4) / s over s > 0. Squares of normal numbers have
+    the density exp(-s / 2) / sqrt(2 pi s). Terms c, of the order 1 / sqrt(s), cancel in an inner product up to one of
+    the order of 1, so that its variance is finite, unlike the second moment of c.
     """
     ones_M = torch.ones(num, dtype=torch.float64)
     stream = Stream(seed, ("spectrum", function))
