@@ -257,6 +257,22 @@ def test_fastfood_vectors_alone_are_standard_normal(width):
         assert stats.kstest(vectors[:, row].norm(dim=1).numpy(), stats.chi(width).cdf).pvalue > 1e-3
 
 
+def test_fastfood_vectors_are_the_product_of_their_factors():
+    num, width, side = 11, 3, 4
+    stream = {name: Stream(5, ("fastfood", 2, name)) for name in "BPGS"}
+    signs, orders = stream["B"].signs(12).view(3, side), stream["P"].permutations(3, side)
+    normals, lengths = stream["G"].normals(3, side), stream["S"].chis(12, side).view(3, side)
+    transform = torch.from_numpy(dense_hadamard(side)).double()
+    blocks = []
+    for block in range(3):
+        permutation = torch.eye(side, dtype=torch.float64)[orders[block]]
+        factors = (lengths, normals, signs)
+        s, g, b = (torch.diag(numbers[block]) for numbers in factors)
+        blocks.append(s @ transform @ g @ permutation @ transform @ b / (2 * normals[block].norm()))
+    found = FastfoodFrequencies(5, 2, num, width).project(torch.eye(width, dtype=torch.float64)).T
+    torch.testing.assert_close(found, torch.cat(blocks)[:num, :width])
+
+
 @pytest.mark.parametrize("side", [1, 2, 8, 64])
 def test_the_hadamard_transform_multiplies_by_the_matrix_of_scipy(side):
     x = torch.randn(3, 2, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -115,6 +115,19 @@ def test_the_exact_laws_of_the_couplings_are_ordered_for_all_lengths_of_sums():
         assert (simplex < orthogonal).all()
 
 
+@pytest.mark.parametrize(("of", "share"), [("gaussian", 1), ("softmax", 0.5)])
+def test_features_are_exponentials_of_projections_less_a_share_of_the_norm(of, share):
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features = PositiveFeatures(PositiveFeaturesConfig(of=of, dim=6, seed=2, bandwidth=2, coupling="simplex")).features(
+        x
+    )
+    frequencies = coupled_normals("simplex", 2, 0, 6, 4)
+    for sample, row in zip(x / 2, features, strict=True):
+        for frequency, feature in zip(frequencies, row, strict=True):
+            exponent = float(frequency @ sample) - share * float(sample @ sample)
+            assert float(feature) == pytest.approx(math.exp(exponent) / math.sqrt(6))
+
+
 def test_features_of_zero_are_all_equal():
     features = PositiveFeatures(PositiveFeaturesConfig(dim=12)).features(torch.zeros(1, 4))
     torch.testing.assert_close(features, torch.full((1, 12), 1 / math.sqrt(12), dtype=torch.float64))
