@@ -93,6 +93,7 @@ class _PathSection(KernelSection):
     """The width of ``rbf``, 1 if absent."""
     scale: float = Field(1.0, gt=0)
     """Of the static kernel; smaller values weigh long iterated integrals less."""
+
     @model_validator(mode="after")
     def _bandwidth_belongs_to_rbf(self) -> "_PathSection":
         if self.static == "linear" and self.bandwidth is not None:

@@ -227,7 +227,7 @@ def test_without_learning_the_kernel_is_that_of_an_infinitely_wide_network(files
 
 def test_other_samples_follow_from_the_conditional_given_the_inducing_ones(files):
     kernel = machine(files(), depth=2, nu=2.0)
-    inducing, layers = kernel.fitted()
+    inducing, layers = kernel.fitted
     x = inputs(7, seed=6)
     joint = gram(torch.cat([inducing, x])).numpy()
     for layer in layers:
@@ -243,7 +243,7 @@ def test_other_samples_follow_from_the_conditional_given_the_inducing_ones(files
 def test_inducing_inputs_as_samples_have_the_fitted_gram_matrix(files):
     x = inputs()
     kernel = machine(files(), nu=2.0, jitter=1e-8)
-    np.testing.assert_allclose(kernel.block(x), kernel.fitted()[1][-1].gram_PP, atol=1e-5)
+    np.testing.assert_allclose(kernel.block(x), kernel.fitted[1][-1].gram_PP, atol=1e-5)
 
 
 def test_what_was_learned_reaches_new_samples(files):
@@ -303,9 +303,10 @@ def test_files_and_samples_of_the_wrong_shape_are_refused(files, tmp_path):
     with pytest.raises(ConfigError, match=r"samples have the shape \(3,\)"):
         machine(files()).block(inputs(5, 3))
     fields = files()
-    (tmp_path / "labels.npy").write_text("no array")
-    with pytest.raises(ConfigError, match="not an npy file"):
-        machine(fields).block(x)
+    for content in (b"", b"no array", b"PK\x03\x04 no archive"):
+        (tmp_path / "labels.npy").write_bytes(content)
+        with pytest.raises(ConfigError, match="not an npy file"):
+            machine(fields).block(x)
 
 
 def test_inducing_inputs_that_are_all_zero_are_refused(files):

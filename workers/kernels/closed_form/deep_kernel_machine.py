@@ -1,8 +1,9 @@
 """Deep kernel machines: networks of infinite width whose Gram matrices are learned, layer by layer."""
 
 import io
-import threading
+from functools import cached_property
 from typing import final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -25,8 +26,6 @@ class DeepKernelMachineKernel(AbstractClosedForm):
 
     def __init__(self, config: DeepKernelMachineConfig) -> None:
         self._config = config
-        self._lock = threading.Lock()
-        self._fitted: tuple[torch.Tensor, list[GramLayer]] | None = None
 
     def block(self, x: torch.Tensor, x2: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last layer's Gram matrix between samples, (N, ...) and (M, ...), shaped like the inducing inputs.
@@ -35,7 +34,7 @@ class DeepKernelMachineKernel(AbstractClosedForm):
             ConfigError: The samples, or the files, do not have the right shapes.
             NumericalError: The fit failed.
         """
-        inducing, layers = self.fitted()
+        inducing, layers = self.fitted
         flat, other = self._flat(x, inducing), self._flat(x if x2 is None else x2, inducing)
         gram_NM = flat @ other.T / max(1, flat.shape[1])
         state, other_state = _inputs(flat, inducing), _inputs(other, inducing)
@@ -50,25 +49,20 @@ class DeepKernelMachineKernel(AbstractClosedForm):
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last layer's variances, O(depth N P^2)."""
-        inducing, layers = self.fitted()
+        inducing, layers = self.fitted
         state = _inputs(self._flat(x, inducing), inducing)
         for layer in layers:
             state, _ = propagate(layer, state)
         return state.variance_N
 
+    @cached_property
     def fitted(self) -> tuple[torch.Tensor, list[GramLayer]]:
-        """Return the inducing inputs and the layers, fitted once.
+        """The inducing inputs and the layers, fitted once.
 
         Raises:
             ConfigError: A file does not hold what it should.
             NumericalError: The fit failed.
         """
-        with self._lock:
-            if self._fitted is None:
-                self._fitted = self._fit()
-            return self._fitted
-
-    def _fit(self) -> tuple[torch.Tensor, list[GramLayer]]:
         config = self._config
         inducing = torch.from_numpy(_read_array(config.inducing).astype(np.float64))
         targets_PT = _read_targets(config.labels)
@@ -108,7 +102,7 @@ def _inputs(flat: torch.Tensor, inducing: torch.Tensor) -> LayerState:
 def _read_array(location: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     try:
         found = np.load(io.BytesIO(read_asset(location)), allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise ConfigError(f"{location} is not an npy file: {error}") from None
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "biuf" or not np.isfinite(found).all():
         raise ConfigError(f"{location} must hold one array of finite numbers; save it with numpy.save.")

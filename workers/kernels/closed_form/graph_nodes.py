@@ -1,8 +1,9 @@
 """Tangent kernels of infinitely wide graph networks, between the nodes of one graph."""
 
 import io
-import threading
+from functools import cached_property
 from typing import final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -29,8 +30,6 @@ class GraphNodeKernel(AbstractClosedForm):
 
     def __init__(self, config: GraphNodeConfig) -> None:
         self._config = config
-        self._lock = threading.Lock()
-        self._whole_VV: torch.Tensor | None = None
 
     def block(self, x: torch.Tensor, x2: torch.Tensor | None = None) -> torch.Tensor:
         """Return the kernel between nodes, integers (N,) or (N, 1), and (M,) or (M, 1).
@@ -38,28 +37,23 @@ class GraphNodeKernel(AbstractClosedForm):
         Raises:
             ConfigError: The samples are not indices of nodes, or the file does not hold a graph.
         """
-        whole_VV = self.matrix()
+        whole_VV = self.matrix
         rows = _indices(x, len(whole_VV))
         columns = rows if x2 is None else _indices(x2, len(whole_VV))
         return whole_VV[rows[:, None], columns]
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return every node's kernel with itself."""
-        whole_VV = self.matrix()
+        whole_VV = self.matrix
         return whole_VV.diagonal()[_indices(x, len(whole_VV))]
 
+    @cached_property
     def matrix(self) -> torch.Tensor:
-        """Return the (n, n) kernel of all nodes, computed once.
+        """The (n, n) kernel of all nodes, computed once.
 
         Raises:
             ConfigError: The file does not hold a graph.
         """
-        with self._lock:
-            if self._whole_VV is None:
-                self._whole_VV = self._compute()
-            return self._whole_VV
-
-    def _compute(self) -> torch.Tensor:
         adjacency_VV, features_VF = _read_graph(self._config.graph)
         graph = Graphs(scaled_adjacency(adjacency_VV, self._config.scale), features_VF)
         whole_VV = tangent_covariance(self._config, graph)
@@ -70,7 +64,7 @@ def _read_graph(location: str) -> tuple[torch.Tensor, torch.Tensor]:
     try:
         with np.load(io.BytesIO(read_asset(location)), allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name].astype(np.float64)) for name in ("adjacency", "features")}
-    except (KeyError, ValueError, OSError, AttributeError, TypeError) as error:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile, AttributeError, TypeError) as error:
         raise ConfigError(
             f"{location} is not an npz file of numbers with 'adjacency', (n, n), and 'features', (n, F): {error}"
         ) from None
