@@ -15,7 +15,7 @@ import torch
 
 import ntkpipe
 
-KINDS = ("trntk", "trntk0", "pntk", "lpntk", "true_class", "loss", "margin", "ck")
+KINDS = ("trntk", "trntk0", "pntk", "lpntk", "loss", "ck", "em", "nngp")
 
 
 def config(kinds: Sequence[str], dim: int | None) -> ntkpipe.RunConfig:
