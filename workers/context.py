@@ -1,6 +1,6 @@
 """What a worker loads once and every task of a run uses."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 from typing import final
 
@@ -31,7 +31,7 @@ from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES, load_model, load_tensors, usable_device, weights_digest
 from ntkpipe.workers.tasks import WorkerSpec
 
-BaseFactors = dict[object, Factors]
+BaseFactors = dict[Hashable, Factors]
 """Factors of a group of samples by what they are of, see :attr:`View.base_key`."""
 
 
@@ -198,7 +198,7 @@ class WorkerContext:
             self._projections[key] = make_projection(config)
         return self._projections[key]
 
-    def features_key(self, kernel: EmpiricalKernel, member: str) -> object:
+    def features_key(self, kernel: EmpiricalKernel, member: str) -> Hashable:
         """Return what is equal for kernels with the same features, which differ in their normalisation at the most."""
         weights = tuple(self.weights(kernel).items()) if self.is_restricted(kernel) else None
         return (self.view(kernel, member).key, self.projection(kernel), weights, kernel.layerwise)

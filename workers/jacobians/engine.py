@@ -124,27 +124,36 @@ class JacobianEngine:
             return BatchJacobian(outputs_BC, capture.penultimate_BD, {}, capture.activations)
         if escaped := capture.escaped():
             raise _other_path(f"parameter {self._captured[escaped.pop()]!r} is used in another way")
-        wanted = {functional: functional.cotangents(outputs_BC, labels) for functional in portion.functionals}
+        wanted = {
+            functional: functional.cotangents(outputs_BC, labels)
+            for functional in sorted(portion.functionals, key=repr)
+        }
         found: dict[Functional, Factors]
         if portion.vectors is not None:
             first, last = portion.vectors
             found = {
-                functional: self._factors(capture, inputs, vectors_VBC[first:last], first)
+                functional: self._part(capture, inputs, vectors_VBC[first:last], first)
                 for functional, vectors_VBC in wanted.items()
             }
         elif len(wanted) > 1 and sum(map(len, wanted.values())) >= outputs_BC.shape[1]:
             base = _Gradients.of(self, capture, inputs, TRACE.cotangents(outputs_BC, None))
-            found = {
-                functional: self._assemble(capture, base if functional == TRACE else base.combined(vectors_VBC))
-                for functional, vectors_VBC in wanted.items()
-            }
+            found = {TRACE: self._assemble(capture, base)} if wanted.pop(TRACE, None) is not None else {}
+            found |= self._split(capture, wanted, base.combined(torch.cat(list(wanted.values()))))
         else:
-            found = {functional: self._factors(capture, inputs, vectors) for functional, vectors in wanted.items()}
+            vectors_VBC = torch.cat(list(wanted.values()))
+            found = self._split(capture, wanted, _Gradients.of(self, capture, inputs, vectors_VBC))
         return BatchJacobian(outputs_BC, capture.penultimate_BD, found, capture.activations)
 
-    def _factors(
-        self, capture: Capture, inputs: torch.Tensor, cotangents_VBC: torch.Tensor, first_vector: int = 0
-    ) -> Factors:
+    def _split(
+        self, capture: Capture, wanted: Mapping[Functional, torch.Tensor], gradients: "_Gradients"
+    ) -> dict[Functional, Factors]:
+        """Return the factors of every functional from gradients of all their vectors, one behind the other."""
+        together = self._assemble(capture, gradients)
+        parts = {name: factor.split([len(vectors) for vectors in wanted.values()]) for name, factor in together.items()}
+        return {functional: {name: part[i] for name, part in parts.items()} for i, functional in enumerate(wanted)}
+
+    def _part(self, capture: Capture, inputs: torch.Tensor, cotangents_VBC: torch.Tensor, first_vector: int) -> Factors:
+        """Return the factors of some of the output vectors of a functional."""
         factors = self._assemble(capture, _Gradients.of(self, capture, inputs, cotangents_VBC))
         for factor in factors.values():
             for part in (factor, *factor.parts()):

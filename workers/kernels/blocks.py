@@ -1,6 +1,7 @@
 """Blocks of kernel matrices from factors or from features, and their normalisation."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 
@@ -10,6 +11,9 @@ Components = dict[str, torch.Tensor]
 """Parameter name to (N, M) components, whose sum is the kernel; one entry, ``TOTAL``, where they are not kept apart."""
 
 TOTAL = "total"
+
+Seen = Mapping[Hashable, Factors]
+"""Factors of a batch, by the view through which they are seen."""
 
 
 def in_groups(batches: Iterable[Factors], num_samples: int) -> Iterator[Factors]:
@@ -39,29 +43,46 @@ def _joined(batches: list[Factors]) -> Factors:
     return {name: factor.joined([other[name] for other in others]) for name, factor in first.items()}
 
 
-def exact_block(rows: Sequence[Factors], column: Factors, *, layerwise: bool) -> Components:
-    """Return the components between batches of rows and one batch of columns."""
-    parts = [gram_components(row, column, layerwise=layerwise) for row in rows]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def exact_blocks(rows: Sequence[Seen], column: Seen, apart: Collection[Hashable]) -> dict[Hashable, Components]:
+    """Return the components between batches of rows and one batch of columns.
+
+    Args:
+        rows: Factors of batches, by the view through which they are seen.
+        column: The same of the columns.
+        apart: Views whose components are kept apart.
+    """
+    parts = [_products(row, column, apart) for row in rows]
+    return {view: stacked_rows([part[view] for part in parts]) for view in column}
 
 
-def exact_diagonal_block(batches: Sequence[Factors], *, layerwise: bool) -> Components:
+def exact_diagonal_blocks(batches: Sequence[Seen], apart: Collection[Hashable]) -> dict[Hashable, Components]:
     """Return the symmetric components between batches and themselves; every pair of batches is computed once."""
-    sizes = [_size(batch) for batch in batches]
-    starts = [sum(sizes[:position]) for position in range(len(sizes) + 1)]
-    found: Components = {}
+    starts = {view: list(accumulate((_size(batch[view]) for batch in batches), initial=0)) for view in batches[0]}
+    found: dict[Hashable, Components] = {view: {} for view in batches[0]}
     for position, row in enumerate(batches):
         for other, column in enumerate(batches[: position + 1]):
-            at_rows, at_columns = (slice(starts[index], starts[index + 1]) for index in (position, other))
-            for name, gram in gram_components(row, column, layerwise=layerwise).items():
-                if name not in found:
-                    found[name] = gram.new_empty(starts[-1], starts[-1])
-                if position == other:
-                    found[name][at_rows, at_columns] = (gram + gram.T) / 2
-                else:
-                    found[name][at_rows, at_columns] = gram
-                    found[name][at_columns, at_rows] = gram.T
+            for view, components in _products(row, column, apart).items():
+                at, total = starts[view], found[view]
+                at_rows, at_columns = (slice(at[index], at[index + 1]) for index in (position, other))
+                for name, gram in components.items():
+                    if name not in total:
+                        total[name] = gram.new_empty(at[-1], at[-1])
+                    if position == other:
+                        total[name][at_rows, at_columns] = (gram + gram.T) / 2
+                    else:
+                        total[name][at_rows, at_columns] = gram
+                        total[name][at_columns, at_rows] = gram.T
     return found
+
+
+def _products(rows: Seen, columns: Seen, apart: Collection[Hashable]) -> dict[Hashable, Components]:
+    """Multiply one pair of batches through all views, one after the other: they share work as long as they do."""
+    return {view: gram_components(rows[view], columns[view], layerwise=view in apart) for view in columns}
+
+
+def stacked_rows(parts: Sequence[Components]) -> Components:
+    """Return components of rows one below the other."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def joined_columns(parts: Sequence[Components]) -> Components:

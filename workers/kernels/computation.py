@@ -25,8 +25,8 @@ from ntkpipe.workers.kernels.blocks import (
     Components,
     combined,
     cosine_normalised,
-    exact_block,
-    exact_diagonal_block,
+    exact_blocks,
+    exact_diagonal_blocks,
     in_groups,
     joined_columns,
     sum_in_order,
@@ -148,23 +148,20 @@ class Computation:
 
     def exact(self, *, layerwise: bool) -> Components:
         """Return components from products of factors; the rows' factors stay in memory, the columns' stream."""
-        apart = layerwise or self._weighted is not None
+        apart = {TOTAL} if layerwise or self._weighted is not None else set()
         total: Components = {}
         norms: list[list[SampleFeatures]] = [[] for _ in self.sides]
         for portion in self._portions():
             found: list[list[SampleFeatures]] = [[] for _ in self.sides]
             base = list(in_groups(self._base(0, portion, found[0]), self.passes.gram_samples))
-            rows = [self.sides[0].view.of(group, "rows") for group in base]
+            rows = [{TOTAL: self.sides[0].view.of(group, "rows")} for group in base]
             if len(self.sides) == 1 and self.sides[0].view.symmetric:
-                part = exact_diagonal_block(rows, layerwise=apart)
+                part = exact_diagonal_blocks(rows, apart)[TOTAL]
             else:
                 columns = base if len(self.sides) == 1 else self._columns(portion, found[-1])
-                part = joined_columns(
-                    [
-                        exact_block(rows, self.sides[-1].view.of(column, "columns"), layerwise=apart)
-                        for column in columns
-                    ]
-                )
+                view = self.sides[-1].view
+                parts = [exact_blocks(rows, {TOTAL: view.of(column, "columns")}, apart) for column in columns]
+                part = joined_columns([strip[TOTAL] for strip in parts])
             total = {name: total[name] + value if total else value for name, value in part.items()}
             for all_passes, one_pass in zip(norms, found, strict=True):
                 all_passes.append(joined(one_pass))

@@ -1,6 +1,6 @@
 """What a kernel takes of a batch: which gradients or activations, after which function of their entries."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,13 +34,13 @@ class View:
     """Names the scales."""
 
     @property
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> Hashable:
         """Equal for views that see the same."""
         one = self.definition
         return (one.source, one.per_output, one.row_entries, one.column_entries, self.modules, self.scales_of)
 
     @property
-    def base_key(self) -> object:
+    def base_key(self) -> Hashable:
         """Equal for views with the same :meth:`base`."""
         return (self.definition.source, self.modules)
 

@@ -1,10 +1,8 @@
 """Exact kernels of a block: products of factors that are computed afresh, shared by all kernels with equal views."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import final
-
-import torch
 
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.storage.grid import Block, Shard
@@ -12,14 +10,16 @@ from ntkpipe.workers.context import BaseFactors, WorkerContext
 from ntkpipe.workers.jacobians.engine import BatchJacobian, Factors, Portion
 from ntkpipe.workers.kernels.blocks import (
     Components,
-    exact_block,
-    exact_diagonal_block,
+    Seen,
+    exact_blocks,
+    exact_diagonal_blocks,
     in_groups,
     joined_columns,
+    stacked_rows,
 )
-from ntkpipe.workers.kernels.views import View
+from ntkpipe.workers.kernels.views import Side, View
 
-Strips = dict[object, Components]
+Strips = dict[Hashable, Components]
 """Components by the key of the view that they are of."""
 
 
@@ -41,11 +41,13 @@ class ExactKernels:
         self._members = members
         self.kernels = context.exact_kernels(members)
         # One view per side: scales belong to a member.
-        self._views: dict[object, tuple[View, View]] = {}
-        self._apart: set[object] = set()
+        self._views: dict[Hashable, tuple[View, View]] = {}
+        self._apart: set[Hashable] = set()
+        self._names: dict[Hashable, set[str]] = {}
         for kernel in self.kernels:
             one, other = (context.view(kernel, member) for member in members)
             self._views[one.key] = (one, other)
+            self._names.setdefault(one.key, set()).update(context.weights(kernel))
             if kernel.layerwise or context.is_restricted(kernel):
                 self._apart.add(one.key)
         # Between a split and itself, kernels that are not symmetric need both sides of the diagonal.
@@ -73,46 +75,48 @@ class ExactKernels:
             for parts, strip in zip(whole, self._strip(part, portion, keys), strict=True):
                 parts.append(strip)
         down, across = whole
-        found = {key: _stacked([strip[key] for strip in down]) for key in keys}
+        found = {key: stacked_rows([strip[key] for strip in down]) for key in keys}
         mirror = {key: joined_columns([strip[key] for strip in across]) for key in across[0]}
         return found, mirror
 
-    def _strip(self, rows: Shard, portion: Portion, keys: list[object]) -> tuple[Strips, Strips]:
+    def _strip(self, rows: Shard, portion: Portion, keys: list[Hashable]) -> tuple[Strips, Strips]:
         """Return the entries between some rows and all columns of the block, and those of the mirror image."""
-        same_member = self._members[0] == self._members[1]
         kept = self._kept(rows, portion, self._members[0])
-        seen_by_other = kept if same_member or not self._mirrors else list(self._factors(rows, portion, 1))
+        whole_diagonal = self._block.on_diagonal and rows == self._block.rows
+        once = [key for key in keys if whole_diagonal and self._is_symmetric(key)]
+        straight = [key for key in keys if key not in once]
+        back = [key for key in straight if self._mirrors and not self._is_symmetric(key)]
         found: Strips = {}
-        straight: dict[object, list[Components]] = {}
-        back: dict[object, list[Components]] = {}
-        for key in keys:
-            view, _ = self._views[key]
-            if rows == self._block.rows and self._block.on_diagonal and same_member and view.symmetric:
-                batches = [view.of(group[view.base_key], "rows") for group in kept]
-                found[key] = exact_diagonal_block(batches, layerwise=key in self._apart)
-            else:
-                straight[key] = []
-                if self._mirrors and not (same_member and view.symmetric):
-                    back[key] = []
-        if straight:
-            for column in self._column_groups(rows, kept, portion):
-                for key, parts in straight.items():
-                    parts.append(self._product(key, kept, column[1], mirrored=False))
-                for key, parts in back.items():
-                    parts.append(self._product(key, seen_by_other, column[0], mirrored=True))
-        found |= {key: joined_columns(parts) for key, parts in straight.items()}
-        return found, {key: _stacked(parts) for key, parts in back.items()}
+        if once:
+            found |= exact_diagonal_blocks([self._seen(group, once, "rows") for group in kept], self._apart)
+        if not straight:
+            return found, {}
+        batches = [self._seen(group, straight, "rows") for group in kept]
+        by_other = kept
+        if back and self._members[0] != self._members[1]:
+            by_other = list(self._factors(rows, portion, 1))
+        others = [self._seen(group, back, "columns") for group in by_other]
+        columns: list[Strips] = []
+        mirrors: list[Strips] = []
+        for seen_by_rows, seen_by_columns in self._column_groups(rows, kept, portion):
+            columns.append(exact_blocks(batches, self._seen(seen_by_columns, straight, "columns"), self._apart))
+            left = self._seen(seen_by_rows, back, "rows")
+            strips = [exact_blocks([left], other, self._apart) for other in others if back]
+            mirrors.append({key: joined_columns([strip[key] for strip in strips]) for key in back})
+        found |= {key: joined_columns([part[key] for part in columns]) for key in straight}
+        return found, {key: stacked_rows([part[key] for part in mirrors]) for key in back}
 
-    def _product(self, key: object, rows: list[BaseFactors], column: BaseFactors, *, mirrored: bool) -> Components:
-        """Return entries between the block's rows and a group of its columns; mirrored with the sides exchanged."""
-        one, other = self._views[key]
-        apart = key in self._apart
-        if not mirrored:
-            batches = [one.of(group[one.base_key], "rows") for group in rows]
-            return exact_block(batches, other.of(column[other.base_key], "columns"), layerwise=apart)
-        left = one.of(column[one.base_key], "rows")
-        parts = [exact_block([left], other.of(group[other.base_key], "columns"), layerwise=apart) for group in rows]
-        return joined_columns(parts)
+    def _seen(self, base: BaseFactors, keys: list[Hashable], side: Side) -> Seen:
+        """Return the factors of a group of samples through several views, on one side of the product."""
+        seen: dict[Hashable, Factors] = {}
+        for key in keys:
+            view, names = self._views[key][0 if side == "rows" else 1], self._names[key]
+            wanted = {name: factor for name, factor in base[view.base_key].items() if name in names}
+            seen[key] = view.of(wanted, side)
+        return seen
+
+    def _is_symmetric(self, key: Hashable) -> bool:
+        return self._members[0] == self._members[1] and self._views[key][0].symmetric
 
     def _column_groups(
         self, rows: Shard, kept: list[BaseFactors], portion: Portion
@@ -130,7 +134,7 @@ class ExactKernels:
 
     def _kept(self, rows: Shard, portion: Portion, member: str) -> list[BaseFactors]:
         """Return the factors of rows; kept for the next task, which usually has the same rows."""
-        key = (rows, portion, member)
+        key = (rows, portion, member, frozenset(one.base_key for one, _ in self._views.values()))
         context = self._context
         if context.kept_factors is None or context.kept_factors[0] != key:
             context.kept_factors = None
@@ -157,8 +161,3 @@ def _is_of(view: View, portion: Portion) -> bool:
     """Return whether a pass gives what a view looks at."""
     functional = view.definition.functional
     return functional in portion.functionals if functional is not None else bool(portion.modules)
-
-
-def _stacked(parts: list[Components]) -> Components:
-    """Return components of rows one below the other."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

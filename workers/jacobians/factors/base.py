@@ -7,6 +7,7 @@ vector has one column), and coordinates are stacked over output vectors: ``(v R 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -91,6 +92,17 @@ class AbstractFactor(ABC):
     @abstractmethod
     def joined(self, others: Sequence["AbstractFactor"]) -> "AbstractFactor":
         """Return the factor of this batch and others behind it, of the same form."""
+
+    @abstractmethod
+    def vectors(self, first: int, last: int) -> "AbstractFactor":
+        """Return the factor of some of the output vectors."""
+
+    def split(self, counts: Sequence[int]) -> "list[AbstractFactor]":
+        """Return factors of runs of output vectors, which may share work; the counts add up to V."""
+        if len(counts) == 1:
+            return [self]
+        starts = list(accumulate(counts, initial=0))
+        return [self.vectors(first, last) for first, last in pairwise(starts)]
 
     @abstractmethod
     def per_output(self) -> "AbstractFactor":

@@ -90,6 +90,11 @@ class DenseFactor(AbstractFactor):
         batches = [self.gradients_BVP, *(other.dense() for other in others)]
         return DenseFactor(torch.cat(batches), self._shape)
 
+    def vectors(self, first: int, last: int) -> DenseFactor:
+        """Select them."""
+        # The deltas of a bias are those of its weight's vectors too, but not of the weight's stack.
+        return DenseFactor(self.gradients_BVP[:, first:last], self._shape)
+
     def per_output(self) -> DenseFactor:
         """Fold the vectors into the batch."""
         return DenseFactor(self.gradients_BVP.flatten(0, 1).unsqueeze(1), self._shape)

@@ -100,6 +100,10 @@ class EntrywiseFactor(AbstractFactor):
         assert len(same) == len(others)
         return EntrywiseFactor(self._factor.joined([other._factor for other in same]), self._function)
 
+    def vectors(self, first: int, last: int) -> "EntrywiseFactor":
+        """Select them in the other factor."""
+        return EntrywiseFactor(self._factor.vectors(first, last), self._function)
+
     def per_output(self) -> "EntrywiseFactor":
         """Fold the vectors of the other factor into the batch."""
         return EntrywiseFactor(self._factor.per_output(), self._function)

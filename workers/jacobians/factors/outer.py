@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ntkpipe.workers.jacobians.factors.base import AbstractFactor, materialised_gram, slice_width
 from ntkpipe.workers.jacobians.factors.dense import DenseFactor
+from ntkpipe.workers.jacobians.factors.stack import VectorStack
 from ntkpipe.workers.jacobians.rates import rates_of
 
 Unfold = Callable[[torch.Tensor], torch.Tensor]
@@ -25,6 +26,7 @@ class OuterFactor(AbstractFactor):
         deltas_BVTO: Gradients at the layer's output, with any strides.
         transposed: Which side of the parameter the deltas are on.
         unfold: Maps inputs (B', ...) to (B', T, I).
+        stack: The output vectors that this one shares the layer with, and its number among them.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class OuterFactor(AbstractFactor):
         *,
         transposed: bool = False,
         unfold: Unfold | None = None,
+        stack: tuple[VectorStack, int] | None = None,
     ) -> None:
         self._inputs = inputs
         self._unfold = unfold
         self._deltas_BVTO = deltas_BVTO
+        self._stack = stack
         self._norms_B: torch.Tensor | None = None
         self._delta_gram: tuple[OuterFactor, torch.Tensor] | None = None
         self.transposed = transposed
@@ -99,7 +103,11 @@ class OuterFactor(AbstractFactor):
         if other.transposed != self.transposed:
             return self.dense().flatten(1) @ other.dense().flatten(1).T
         ghost, materialised = self.gram_seconds(other)
-        return self.ghost_gram(other) if ghost <= materialised else materialised_gram(self, other)
+        if ghost <= materialised:
+            return self.ghost_gram(other)
+        if self._stack is not None and other._stack is not None and self._stack[1] == other._stack[1]:
+            return self._stack[0].gram(other._stack[0], self._stack[1])
+        return materialised_gram(self, other)
 
     def gram_seconds(self, other: "OuterFactor") -> tuple[float, float]:
         """Return the predicted seconds of a Gram matrix by position pairs and by materialised gradients."""
@@ -166,6 +174,8 @@ class OuterFactor(AbstractFactor):
         norms = []
         by_pairs, by_gradients = self.norm_seconds()
         ghost = by_pairs <= by_gradients
+        if not ghost and self._stack is not None:
+            return self._stack[0].squared_norms(self._stack[1])
         step = slice_width(positions * max(positions if ghost else 0, self.num_in))
         for start in range(0, self.num_samples, step):
             part = self.samples(start, start + step)
@@ -207,18 +217,39 @@ class OuterFactor(AbstractFactor):
         """Multiply the deltas."""
         return self.like_this(self._inputs, self._deltas_BVTO * value)
 
+    def vectors(self, first: int, last: int) -> "OuterFactor":
+        """Select their deltas."""
+        return self.like_this(self._inputs, self._deltas_BVTO[:, first:last])
+
+    def split(self, counts: Sequence[int]) -> list[AbstractFactor]:
+        """Let single vectors share products of materialised gradients."""
+        found = super().split(counts)
+        singles = [number for number, count in enumerate(counts) if count == 1]
+        if len(singles) > 1 and not self.transposed:
+            stack = VectorStack(self)
+            for number in singles:
+                found[number] = stack.vector(sum(counts[:number]))
+        return found
+
     def samples(self, start: int, stop: int) -> "OuterFactor":
         """Select them on both sides."""
         return self.like_this(self._inputs[start:stop], self._deltas_BVTO[start:stop])
 
-    def like_this(self, inputs: torch.Tensor, deltas_BVTO: torch.Tensor) -> "OuterFactor":
+    def like_this(
+        self, inputs: torch.Tensor, deltas_BVTO: torch.Tensor, stack: tuple[VectorStack, int] | None = None
+    ) -> "OuterFactor":
         """Return the same layer's factor of other inputs and deltas."""
-        return OuterFactor(inputs, deltas_BVTO, transposed=self.transposed, unfold=self._unfold)
+        return OuterFactor(inputs, deltas_BVTO, transposed=self.transposed, unfold=self._unfold, stack=stack)
 
     def joined(self, others: Sequence[AbstractFactor]) -> "OuterFactor":
         """Put them one behind the other."""
         same = [other for other in others if isinstance(other, OuterFactor)]
         assert len(same) == len(others)
+        if self._stack is not None:
+            stack, number = self._stack
+            stacks = [other._stack[0] for other in same if other._stack is not None and other._stack[1] == number]
+            if len(stacks) == len(same):
+                return stack.joined(stacks).vector(number)
         inputs = torch.cat([self._inputs, *(other._inputs for other in same)])
         return self.like_this(inputs, torch.cat([self._deltas_BVTO, *(other._deltas_BVTO for other in same)]))
 

@@ -124,6 +124,10 @@ class RowFactor(AbstractFactor):
         ids_BT = torch.cat([self.ids_BT, *(other.ids_BT for other in same)])
         return RowFactor(ids_BT, torch.cat([self.deltas_BVTQ, *(other.deltas_BVTQ for other in same)]), self.num_rows)
 
+    def vectors(self, first: int, last: int) -> "RowFactor":
+        """Select their deltas."""
+        return RowFactor(self.ids_BT, self.deltas_BVTQ[:, first:last], self.num_rows)
+
     def per_output(self) -> "RowFactor":
         """Repeat the ids for every vector."""
         ids_BT = self.ids_BT.repeat_interleave(self.num_vectors, dim=0)

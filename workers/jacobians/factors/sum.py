@@ -100,6 +100,10 @@ class SumFactor(AbstractFactor):
         rows = self._rows.joined([other._rows for other in same])
         return SumFactor(rows, self._outer.joined([other._outer for other in same]))
 
+    def vectors(self, first: int, last: int) -> SumFactor:
+        """Select them in both."""
+        return SumFactor(self._rows.vectors(first, last), self._outer.vectors(first, last))
+
     def per_output(self) -> SumFactor:
         """Fold the vectors of both into the batch."""
         return SumFactor(self._rows.per_output(), self._outer.per_output())
