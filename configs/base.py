@@ -44,6 +44,10 @@ class Section(BaseModel):
                     )
         return data
 
+    def departs(self, field: str) -> bool:
+        """Return whether a field differs from its default: what is stored names all fields, given or not."""
+        return bool(getattr(self, field) != type(self).model_fields[field].default)
+
     def semantic(self) -> dict[str, Any]:
         """Return the fields that determine the numbers, as plain JSON values."""
         return {

@@ -84,7 +84,7 @@ class KerpleConfig(KernelSection):
 
     @model_validator(mode="after")
     def _rate_belongs_to_log(self) -> "KerpleConfig":
-        if self.variant == "power" and "rate" in self.model_fields_set:
+        if self.variant == "power" and self.departs("rate"):
             raise ValueError(
                 f"rate = {self.rate} has no meaning for variant = 'power'; drop it, or use variant = 'log'"
             )

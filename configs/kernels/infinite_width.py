@@ -69,12 +69,11 @@ class _InfiniteWidthSection(KernelSection):
 
     @model_validator(mode="after")
     def _options_fit_the_activation(self) -> "_InfiniteWidthSection":
-        given = self.model_fields_set
-        if "slope" in given and self.activation != "leaky_relu":
+        if self.departs("slope") and self.activation != "leaky_relu":
             raise ValueError(f"slope is an option of leaky_relu; activation {self.activation!r} has none")
-        if "frequency" in given and self.activation not in ("sine", "cosine"):
+        if self.departs("frequency") and self.activation not in ("sine", "cosine"):
             raise ValueError(f"frequency is an option of sine and cosine; activation {self.activation!r} has none")
-        if "tolerance" in given and self.activation in CLOSED_FORM_ACTIVATIONS:
+        if self.departs("tolerance") and self.activation in CLOSED_FORM_ACTIVATIONS:
             raise ValueError(
                 f"activation {self.activation!r} has a closed form, which needs no tolerance; leave it out"
             )

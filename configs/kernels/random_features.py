@@ -74,7 +74,7 @@ class FourierFeaturesConfig(SizedRandomFeatures):
     def _options_fit_the_kernel(self) -> "FourierFeaturesConfig":
         if self.dim % 2:
             raise ValueError(f"dim = {self.dim} must be even: features are pairs of a cosine and a sine")
-        if "nu" in self.model_fields_set and self.of != "matern":
+        if self.departs("nu") and self.of != "matern":
             raise ValueError(f"nu is an option of matern, not of {self.of}; leave it out")
         if self.norm == "l1":
             self._check_l1()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from ntkpipe.configs.kernels.names import RANDOM_FEATURES
+from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
@@ -139,7 +139,12 @@ def _described(config: RunConfig, kernel: KernelGeometry) -> str:
     """Say which map a kernel is estimated with, how large its error is, and why it was picked."""
     if kernel.derived is not None:
         text = f"of {', '.join(kernel.parents)}, computed as it is read"
-        return text if kernel.statistic_dim is None else f"{text}; {kernel.statistic_dim:,} numbers stored per sample"
+        if kernel.statistic_dim is None:
+            return text
+        numbers = "number" if kernel.statistic_dim == 1 else "numbers"
+        return f"{text}; {kernel.statistic_dim:,} {numbers} stored per sample"
+    if kernel.kind in CLOSED_FORMS:
+        return "a formula"
     if kernel.feature_dim is not None and kernel.kind in RANDOM_FEATURES:
         return f"estimated from {kernel.feature_dim:,} random features"
     projection = config.projection_of(config.kernel(kernel.name))

@@ -35,6 +35,8 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
 
 def _print_solutions(console: Console, run: Run) -> None:
     table = Table("solution", "kernel", "method", "status", "largest residual", "ridge", "jitter")
+    for column in table.columns[:2]:
+        column.overflow = "fold"
     records = [run.solution_record(name) for name in run.manifest.geometry.solutions]
     for record in records:
         residual = f"{max(record.residuals):.1e}"

@@ -6,7 +6,8 @@ import yaml
 
 from ntkpipe.configs.canonical import canonical_json, differences, digest
 from ntkpipe.configs.errors import ConfigError
-from ntkpipe.configs.loading import load_config, preset_names
+from ntkpipe.configs.kernels import names
+from ntkpipe.configs.loading import load_config, load_kernel, preset_names
 from ntkpipe.configs.run import RunConfig
 
 
@@ -134,3 +135,29 @@ def test_canonical_json_does_not_depend_on_key_order():
 def test_differences_name_every_leaf():
     stored, asked = {"a": {"b": [1, 2]}, "c": 1}, {"a": {"b": [1, 3]}, "d": 2}
     assert list(differences(stored, asked)) == [("a.b[1]", 2, 3), ("c", 1, None), ("d", None, 2)]
+
+
+MINIMAL = {
+    "gaussian": {"bandwidth": 2.0},
+    "laplace": {"bandwidth": 2.0},
+    "matern": {"bandwidth": 2.0, "nu": 2.5},
+    "dispersal": {"bandwidth": 2.0, "exponent": 0.5},
+    "kerple": {"variant": "power"},
+    "fourier_features": {"of": "laplace"},
+    "spectral_mixture_features": {"weights": [1.0], "means": [[0.0]], "scales": [[1.0]]},
+    "zonal": {"eigenvalues": [1.0, 0.5]},
+    "gntk_node": {"graph": "graph.npz"},
+    "graph_walk_features": {"graph": "graph.npz"},
+    "deep_kernel_machine": {"inducing": "x.npy", "labels": "y.npy"},
+    "sum": {"terms": [{"of": "a"}]},
+    "product": {"of": ["a", "b"]},
+    "power": {"of": "a", "exponent": 2},
+    "posterior": {"of": "a", "noise": 1.0},
+}
+
+
+@pytest.mark.parametrize("kind", [*names.CLOSED_FORMS, *names.RANDOM_FEATURES, *names.DERIVED, "trntk", "class:3"])
+def test_a_kernel_section_survives_being_stored(kind):
+    options = MINIMAL.get(kind, {"of": "a"} if kind in names.DERIVED else {})
+    section = load_kernel(kind, options)
+    assert load_kernel(kind, section.model_dump(mode="json", exclude={"kind"})) == section
