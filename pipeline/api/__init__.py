@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ntkpipe.pipeline.run import run as run
     from ntkpipe.pipeline.run import verify as verify
     from ntkpipe.workers.kernels.formulas import closed_form as closed_form
+    from ntkpipe.workers.kernels.formulas import closed_form_operator as closed_form_operator
     from ntkpipe.workers.kernels.formulas import random_features as random_features
     from ntkpipe.workers.kernels.library import features as features
     from ntkpipe.workers.kernels.library import kernel_matrix as kernel_matrix
@@ -32,6 +33,7 @@ _HOMES = {
     "Samples": "ntkpipe.workers.sources.samples",
     "Solution": "ntkpipe.workers.solvers.solution",
     "closed_form": "ntkpipe.workers.kernels.formulas",
+    "closed_form_operator": "ntkpipe.workers.kernels.formulas",
     "features": "ntkpipe.workers.kernels.library",
     "kernel_matrix": "ntkpipe.workers.kernels.library",
     "load_config": "ntkpipe.configs.loading",

@@ -104,6 +104,7 @@ def test_the_public_surface_is_as_documented():
         "Solution",
         "__version__",
         "closed_form",
+        "closed_form_operator",
         "features",
         "kernel_matrix",
         "load_config",

@@ -4,10 +4,13 @@ from typing import Any
 
 import torch
 
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_kernel
 from ntkpipe.workers.kernels.checks import check_finite, checked_inputs
 from ntkpipe.workers.kernels.closed_form.registry import make_closed_form
+from ntkpipe.workers.kernels.closed_form.tiles import FormulaTiles
 from ntkpipe.workers.kernels.random_features.registry import make_random_features
+from ntkpipe.workers.operators.blocked import BlockedOperator
 
 
 def closed_form(name: str, x: torch.Tensor, x2: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
@@ -29,6 +32,26 @@ def closed_form(name: str, x: torch.Tensor, x2: torch.Tensor | None = None, **op
     kernel = make_closed_form(load_kernel(name, options))
     values = kernel.block(_doubles(x), None if x2 is None else _doubles(x2))
     return check_finite(values.to(x.dtype) if x.is_floating_point() else values, name)
+
+
+def closed_form_operator(name: str, x: torch.Tensor, *, block_rows: int = 1024, **options: Any) -> BlockedOperator:
+    """Return a kernel matrix that is known by its products: every block is computed when it is needed and forgotten.
+
+    ``ntkpipe.solve(ntkpipe.closed_form_operator("laplace", x, bandwidth=10.0), y, method="eigenpro2")`` solves a system
+    whose matrix fits no memory.
+
+    Args:
+        name: As for :func:`closed_form`.
+        x: As for :func:`closed_form`.
+        block_rows: Rows and columns of a block.
+        options: As for :func:`closed_form`.
+
+    Raises:
+        ConfigError: As for :func:`closed_form`.
+    """
+    if block_rows < 1:
+        raise ConfigError(f"block_rows = {block_rows} must be at least 1.")
+    return BlockedOperator(FormulaTiles(make_closed_form(load_kernel(name, options)), _doubles(x), block_rows))
 
 
 def random_features(name: str, x: torch.Tensor, **options: Any) -> torch.Tensor:
