@@ -4,7 +4,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from ntkpipe.configs.analyses import AnalysisConfig, FidelityAnalysis, NeighborsAnalysis, SpectrumAnalysis
+from ntkpipe.configs.analyses import (
+    AnalysisConfig,
+    FidelityAnalysis,
+    NeighborsAnalysis,
+    SpectrumAnalysis,
+    StudentTAnalysis,
+)
 from ntkpipe.configs.base import Section, unknown_name
 from ntkpipe.configs.canonical import digest
 from ntkpipe.configs.kernels.base import NAME_PATTERN
@@ -78,6 +84,8 @@ class RunConfig(Section):
                 )
             if isinstance(analysis, SpectrumAnalysis) and not matrices[name].symmetric:
                 raise ValueError(f"analysis {analysis.name!r}: kernel {name!r} is not symmetric")
+        if isinstance(analysis, SpectrumAnalysis | StudentTAnalysis):
+            self._check_matrices(analysis, matrices)
         if isinstance(analysis, FidelityAnalysis | NeighborsAnalysis):
             if self.model is None:
                 raise ValueError(f"analysis {analysis.name!r} compares with a network, but there is no model")
@@ -91,6 +99,20 @@ class RunConfig(Section):
             _check_known("split", split, self.data.splits)
             if (split, train) not in self.data.resolved_pairs:
                 raise ValueError(f"analysis {analysis.name!r} needs the pair [{split}, {train}] among data.pairs")
+
+    def _check_matrices(self, analysis: SpectrumAnalysis | StudentTAnalysis, matrices: dict[str, MatrixTraits]) -> None:
+        """Refuse an analysis of all kernels where there is none that it can look at, or whose variances are not known."""
+        suitable = [name for name, traits in matrices.items() if traits.symmetric and not traits.per_output]
+        names = analysis.kernels or suitable
+        if not names:
+            raise ValueError(f"analysis {analysis.name!r} finds no symmetric kernel of samples")
+        if isinstance(analysis, StudentTAnalysis) and (analysis.split, analysis.split) not in self.data.resolved_pairs:
+            for name in names:
+                if matrices[name].symmetric and not matrices[name].diagonal:
+                    raise ValueError(
+                        f"analysis {analysis.name!r} needs the pair [{analysis.split}, {analysis.split}] among data.pairs, "
+                        f"because kernel {name!r} is made of components"
+                    )
 
     def _check_derived(self) -> None:
         """Refuse derived kernels whose means or solves need pairs of splits that are not computed."""

@@ -60,7 +60,7 @@ class ErrorQuery:
     only: look at many of them, such as their root mean square.
 
     Attributes:
-        shape: (N, M).
+        shape: (N, M); (N C, M C) for a kernel of (sample, output) pairs.
     """
 
     def __init__(self, run: "Run", reference: str, pair: tuple[str, str]) -> None:
@@ -71,7 +71,7 @@ class ErrorQuery:
         self._sides = [f"{reference}@{member}" for member in members] if self._kernel.cross else [reference] * 2
         self._pair = pair
         rows, columns = (run.manifest.geometry.splits[split].num_samples for split in pair)
-        self.shape = (rows, columns)
+        self.shape = (rows * self._kernel.width, columns * self._kernel.width)
 
     def __getitem__(self, index: "tuple[Index, Index]") -> Array:
         """Return the standard errors at all pairs of rows and columns, float64; zeros for an exact kernel.
@@ -83,7 +83,9 @@ class ErrorQuery:
         if not isinstance(index, tuple) or len(index) != 2:
             raise ConfigError("standard errors are indexed by rows and columns, such as [0:5, :]")
         at = [self._run.positions(one, split) for one, split in zip(index, self._pair, strict=True)]
-        errors = np.zeros((len(at[0]), len(at[1])))
+        errors = np.zeros((len(at[0]) * self._kernel.width, len(at[1]) * self._kernel.width))
+        if self._kernel.width > 1:
+            return errors
         if self._kernel.sketched:
             errors = self._errors(*at)
         single = tuple(0 if isinstance(one, int | str | np.integer) else slice(None) for one in index)

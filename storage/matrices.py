@@ -5,7 +5,7 @@ from typing import final
 
 import numpy as np
 
-from ntkpipe.configs.errors import NumericalError
+from ntkpipe.configs.errors import NotFoundError, NumericalError
 from ntkpipe.configs.kernels.derived import (
     CentredConfig,
     EnsembleConfig,
@@ -25,6 +25,9 @@ from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Geometry, KernelGeometry
 
 CACHE_BYTES = 256 * 2**20
+
+ROUNDING = 1e-6
+"""A K(x, x) that is negative, but by less than this share of the largest one, counts as zero."""
 
 
 @final
@@ -73,13 +76,39 @@ class MatrixReader:
             cache_bytes=cache_bytes,
         )
 
-    def diagonal(self, reference: str, split: str) -> Doubles:
-        """Return K(x, x) for every sample of a split, (N,), of a symmetric kernel of samples."""
+    def diagonal(self, reference: str, split: str, *, estimated: bool = False) -> Doubles:
+        """Return K(x, x) for every sample of a split, (N,), of a symmetric kernel of samples.
+
+        It is exact for projected kernels too, and for their sums, products and cosines. What subtracts entries of a
+        matrix, a centred kernel or a posterior, has variances that belong to the matrix, as it is estimated.
+
+        Args:
+            reference: NAME, or NAME@MEMBER; must be known.
+            split: Of the samples.
+            estimated: The diagonal of the matrix itself is wanted.
+
+        Raises:
+            NotFoundError: It is a sum of components, and the run has no kernel between the split and itself.
+        """
         kernel, member = self._geometry.matrix(reference)
         if kernel.derived is not None:
-            return self._derived_diagonal(kernel, split)
+            return self._derived_diagonal(kernel, split, estimated)
         stored_N = self._samples.diagonal(kernel.name, split, 0, self._size(split), member=member).astype(np.float64)
-        return (stored_N > 0).astype(np.float64) if kernel.cosine else stored_N
+        found_N = self._squared_features(kernel, member, split) if estimated and kernel.sketched else stored_N
+        return (
+            np.divide(found_N, stored_N, out=np.zeros_like(found_N), where=stored_N > 0) if kernel.cosine else found_N
+        )
+
+    def _squared_features(self, kernel: KernelGeometry, member: int | None, split: str) -> Doubles:
+        """Return the squared norms of a kernel's features, shard by shard."""
+        groups: list[int | None] = list(range(len(kernel.groups))) or [None]
+        norms_N = np.zeros(self._size(split))
+        for start in range(0, len(norms_N), self._geometry.shard_rows):
+            stop = min(start + self._geometry.shard_rows, len(norms_N))
+            for group in groups:
+                rows = self._samples.features(kernel.name, split, start, stop, member=member, group=group)
+                norms_N[start:stop] += np.square(rows, dtype=np.float64).sum(axis=1)
+        return norms_N
 
     def _size(self, split: str) -> int:
         return self._geometry.splits[split].num_samples
@@ -114,8 +143,7 @@ class MatrixReader:
             case ScaledConfig():
                 return derived.weighted_sum([self._scale(kernel)])
             case NormalisedConfig():
-                parent = kernel.parents[0]
-                return derived.normalised(self.diagonal(parent, row_split), self.diagonal(parent, column_split))
+                return derived.normalised(self._variances(kernel, row_split), self._variances(kernel, column_split))
             case CentredConfig():
                 rows_N, columns_M = (self._statistic(kernel, split)[:, 0] for split in (row_split, column_split))
                 return derived.centred(rows_N, columns_M, float(self._statistic(kernel, train).mean()))
@@ -137,6 +165,18 @@ class MatrixReader:
             )
         return 1 / mean
 
+    def _variances(self, kernel: KernelGeometry, split: str) -> Doubles:
+        """Return K(x, x) of the matrix that a kernel normalises."""
+        diagonal_N = self.diagonal(kernel.parents[0], split)
+        lowest = int(diagonal_N.argmin())
+        if diagonal_N[lowest] < -ROUNDING * np.abs(diagonal_N).max():
+            raise NumericalError(
+                f"kernel {kernel.name!r} cannot be normalised: K(x, x) of {kernel.parents[0]!r} is "
+                f"{diagonal_N[lowest]:.3g} at position {lowest} of split {split!r}. A kernel with a negative variance is not "
+                "positive; look at its weights, or at how well it is estimated."
+            )
+        return np.maximum(diagonal_N, 0.0)
+
     def _slices(self, kernel: KernelGeometry, split: str) -> Callable[[slice], Doubles]:
         def read(rows: slice) -> Doubles:
             values: Doubles = self._samples.statistic(kernel.name, split, rows.start, rows.stop)
@@ -144,12 +184,16 @@ class MatrixReader:
 
         return read
 
-    def _derived_diagonal(self, kernel: KernelGeometry, split: str) -> Doubles:
-        diagonals = [self.diagonal(parent, split) for parent in kernel.parents]
+    def _derived_diagonal(self, kernel: KernelGeometry, split: str, estimated: bool) -> Doubles:
+        if isinstance(kernel.derived, SumConfig) and any(term.component for term in kernel.derived.terms):
+            return self._diagonal_of_components(kernel, split)
+        estimated = estimated or isinstance(kernel.derived, CentredConfig | PosteriorConfig)
+        diagonals = [self.diagonal(parent, split, estimated=estimated) for parent in kernel.parents]
         found_N = diagonals[0]
         match kernel.derived:
             case NormalisedConfig():
-                return (found_N > 0).astype(np.float64)
+                exact_N = self._variances(kernel, split)
+                return np.divide(found_N, exact_N, out=np.zeros_like(found_N), where=exact_N > 0)
             case CentredConfig():
                 mean = float(self._statistic(kernel, self._geometry.train_split).mean())
                 found_N += mean - 2 * self._statistic(kernel, split)[:, 0]
@@ -158,3 +202,13 @@ class MatrixReader:
                 found_N -= np.square(self._statistic(kernel, split)).sum(axis=1)
                 return found_N
         return self._combine(kernel, split, split)(diagonals, slice(None), slice(None))
+
+    def _diagonal_of_components(self, kernel: KernelGeometry, split: str) -> Doubles:
+        """Return the diagonal from the matrix: per sample only that of the whole kernel is stored."""
+        if (split, split) not in self._geometry.pairs:
+            raise NotFoundError(
+                f"K(x, x) of kernel {kernel.name!r} is not stored for split {split!r}, because it is a sum of components. Add "
+                f"the pair [{split}, {split}] to data.pairs, or give the components as a kernel of their own, with its "
+                "option parameters."
+            )
+        return self.matrix(kernel.name, split, split, cache_bytes=0).diagonal().astype(np.float64)

@@ -20,7 +20,7 @@ class Term(Section):
 
     of: str = REFERENCE
     """A kernel that is listed before this one."""
-    weight: float = 1.0
+    weight: float = Field(1.0, allow_inf_nan=False)
     """May be negative; the sum may then not be positive semi-definite."""
     component: str | None = None
     """A parameter of a layerwise kernel; None takes the whole kernel."""
@@ -74,7 +74,7 @@ class ScaledConfig(_Transform):
     """factor K(x, x')."""
 
     kind: Literal["scaled"] = "scaled"
-    factor: float | None = None
+    factor: float | None = Field(None, allow_inf_nan=False)
     """None divides by the mean of K(x, x) over the training split."""
 
 
@@ -124,6 +124,12 @@ class EnsembleConfig(KernelSection):
     """A kernel with members, named without one."""
     members: tuple[str, ...] | None = None
     """Which; None takes all."""
+
+    @model_validator(mode="after")
+    def _members_are_different(self) -> "EnsembleConfig":
+        if self.members is not None and (not self.members or len(set(self.members)) < len(self.members)):
+            raise ValueError("members names none, or one twice; leave it out to take all")
+        return self
 
     @property
     def references(self) -> tuple[str, ...]:

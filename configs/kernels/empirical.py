@@ -1,7 +1,8 @@
 """Kernels of a model: which outputs are differentiated, with respect to which parameters."""
 
+import math
 import re
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, model_validator
 
@@ -138,11 +139,24 @@ class EmpiricalKernel(KernelSection):
             raise ValueError(f"kernel {self.kind!r} is always exact; leave its projection out")
         if self.cross is not None and self.layerwise:
             raise ValueError("a kernel between two members has no components; leave layerwise out")
+        if self.cross is not None and self.cross[0] == self.cross[1]:
+            raise ValueError(
+                f"cross names member {self.cross[0]!r} twice; its own kernel needs no cross: ask for NAME@{self.cross[0]}"
+            )
         if isinstance(self.parameters, dict) and any(weight < 0 for weight in self.parameters.values()):
             raise ValueError("weights of parameters must not be negative: the kernel would not be positive")
+        if isinstance(self.parameters, dict) and not all(map(math.isfinite, self.parameters.values())):
+            raise ValueError("weights of parameters must be finite numbers")
         if self.parameters is not None and not self.parameters:
             raise ValueError("parameters is empty; leave it out to take all")
         return self
+
+    def semantic(self) -> dict[str, Any]:
+        """Return the fields that determine the numbers; weights as pairs, because the first pattern that matches wins."""
+        found = super().semantic()
+        if isinstance(self.parameters, dict):
+            found["parameters"] = [[pattern, weight] for pattern, weight in self.parameters.items()]
+        return found
 
     @property
     def always_exact(self) -> bool:

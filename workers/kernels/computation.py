@@ -77,6 +77,8 @@ class Request:
             raise ConfigError(f"batch_size = {self.batch_size} must be at least 1.")
         if self.modules is not None and self.definition.source != "modules":
             raise ConfigError(f"kernel {self.kernel!r} has no modules to choose; they are an option of em.")
+        if self.parameters is not None and self.definition.functional is None:
+            raise ConfigError(f"kernel {self.kernel!r} differentiates nothing, so it has no parameters to choose.")
         if self.preconditioner is not None and self.definition.functional is None:
             raise ConfigError(f"kernel {self.kernel!r} differentiates nothing, so there is nothing to precondition.")
 
@@ -130,7 +132,7 @@ class Computation:
             if id(model) not in prepared:
                 prepared[id(model)] = _Prepared.of(model, request, precision, probes)
         ready = [prepared[id(model)] for _, _, model in given]
-        if ready[0].weights != ready[-1].weights:
+        if ready[0].weights != ready[-1].weights or ready[0].shapes != ready[-1].shapes:
             raise ConfigError("model and model2 differ in their parameters or modules; a kernel needs two of one kind.")
         first = ready[0].engine
         num_outputs = first.num_outputs(probes[:1])
@@ -254,6 +256,8 @@ class _Prepared:
     engine: JacobianEngine
     view: View
     weights: dict[str, float]
+    shapes: dict[str, tuple[int, ...]]
+    """Of the differentiated parameters."""
 
     @classmethod
     def of(cls, model: nn.Module, request: Request, precision: torch.dtype, probes: torch.Tensor) -> "_Prepared":
@@ -291,7 +295,7 @@ class _Prepared:
                 raise
             shape = tuple(probes.shape[1:])
             raise ConfigError(f"the model cannot process samples of shape {shape}: {error}") from error
-        return cls(JacobianEngine(model, routes), view, weights)
+        return cls(JacobianEngine(model, routes), view, weights, {route.name: tuple(route.shape) for route in routes})
 
 
 def _modules(view: View) -> tuple[str, ...]:
