@@ -30,7 +30,7 @@ class Section(BaseModel):
     change between a run and its resumption.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     runtime_fields: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")

@@ -235,6 +235,8 @@ def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
         routes=probe.model.routes if probe.model is not None else {},
         weights_digests=probe.model.weights_digests if probe.model is not None else {},
         input_digests=probe.input_digests,
+        modules=probe.model.watched if probe.model is not None else {},
+        fingerprints=probe.fingerprints,
         passes=probe.passes,
         threads=threads,
         import_path=(os.getcwd(), *(folder for folder in sys.path if folder)),

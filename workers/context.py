@@ -8,13 +8,13 @@ import torch
 
 from ntkpipe.configs.errors import RunMismatchError
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
+from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import SampleReader
 from ntkpipe.storage.grid import Shard, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
 from ntkpipe.storage.stores import open_store
-from ntkpipe.workers.jacobians.activations import module_of
 from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine, Portion, portions
 from ntkpipe.workers.jacobians.routes import ParameterRoute
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
@@ -28,7 +28,9 @@ from ntkpipe.workers.passes import CACHED_SHARDS
 from ntkpipe.workers.projections.base import AbstractProjection
 from ntkpipe.workers.projections.registry import make_projection
 from ntkpipe.workers.sources.data import SplitSource
+from ntkpipe.workers.sources.files import file_digests
 from ntkpipe.workers.sources.model import DTYPES, load_model, load_tensors, usable_device, weights_digest
+from ntkpipe.workers.sources.tensors import tensors_digest
 from ntkpipe.workers.tasks import WorkerSpec
 
 BaseFactors = dict[Hashable, Factors]
@@ -103,7 +105,8 @@ class WorkerContext:
         shape = self.spec.geometry.kernel(kernel.label)
         definition = kernel_definition(kernel.kind)
         scales = self._gradient_scales(kernel, member) if kernel.precondition is not None else None
-        return View(definition, shape.modules, scales, scales_of=kernel.label if scales is not None else "")
+        modules = self.spec.modules.get(kernel.label, ())
+        return View(definition, shape.modules, modules, scales, scales_of=kernel.label if scales is not None else "")
 
     def _gradient_scales(self, kernel: EmpiricalKernel, member: str) -> dict[str, torch.Tensor]:
         key, config = (kernel.label, member), kernel.precondition
@@ -111,7 +114,8 @@ class WorkerContext:
         if key not in self._scales:
             if config.kind == "adam":
                 assert config.moments is not None
-                moments = load_tensors(config.moments)
+                moments = {name: load_tensors(config.moments)[name] for name in self.weights(kernel)}
+                self._check_file(f"moments.{kernel.label}", tensors_digest(moments))
             else:
                 position = self.spec.geometry.kernel(kernel.label).members.index(member) if member else None
                 stored_P = torch.from_numpy(self.samples.moments(kernel.label, member=position).copy())
@@ -169,6 +173,26 @@ class WorkerContext:
             parts.append(inputs[max(start - shard.start, 0) : stop - shard.start])
         return torch.cat(parts)
 
+    def _check_file(self, name: str, found: str) -> None:
+        """Refuse a file that has changed since the run was planned.
+
+        Raises:
+            RunMismatchError: It has.
+        """
+        if self.spec.fingerprints[name] != found:
+            field, _, kernel = name.partition(".")
+            raise RunMismatchError(
+                f"the file named by {field} of kernel {kernel!r} has changed since the run was planned. Restore it, or start "
+                "a new run."
+            )
+
+    def _kernel_section(self, label: str) -> KernelConfig:
+        """Return a kernel's section, after its files were compared with those the run was planned with."""
+        section = self.spec.config.kernel(label)
+        for name, found in file_digests(section).items():
+            self._check_file(name, found)
+        return section
+
     def plain_inputs(self, shard: Shard) -> torch.Tensor:
         """Return the inputs of a range of samples for kernels that are formulas, in double precision."""
         inputs = self.inputs(shard.split, shard.start, shard.stop).to(self.device)
@@ -177,15 +201,13 @@ class WorkerContext:
     def closed_form(self, label: str) -> AbstractClosedForm:
         """Return the formula of a kernel that is one."""
         if label not in self._closed_forms:
-            config = next(kernel for kernel in self.spec.config.kernels if kernel.label == label)
-            self._closed_forms[label] = make_closed_form(config)
+            self._closed_forms[label] = make_closed_form(self._kernel_section(label))
         return self._closed_forms[label]
 
     def random_features(self, label: str) -> AbstractRandomFeatures:
         """Return the map of a kernel of random features."""
         if label not in self._random_features:
-            config = next(kernel for kernel in self.spec.config.kernels if kernel.label == label)
-            self._random_features[label] = make_random_features(config)
+            self._random_features[label] = make_random_features(self._kernel_section(label))
         return self._random_features[label]
 
     def projection(self, kernel: EmpiricalKernel) -> AbstractProjection | None:
@@ -234,8 +256,8 @@ class WorkerContext:
         """Return the passes over a batch that some kernels need."""
         definitions = [kernel_definition(kernel.kind) for kernel in kernels]
         functionals = {definition.functional for definition in definitions if definition.functional is not None}
-        calls = [call for kernel in kernels for call in self.spec.geometry.kernel(kernel.label).modules]
-        modules = tuple(dict.fromkeys(module_of(call) for call in calls))
+        named = [module for kernel in kernels for module in self.spec.modules.get(kernel.label, ())]
+        modules = tuple(dict.fromkeys(named))
         num_outputs, max_vectors = self.spec.geometry.num_outputs, self.spec.passes.max_vectors
         return portions(functionals, num_outputs, max_vectors, modules)
 

@@ -117,6 +117,10 @@ class WorkerSpec:
     """Of the members that were planned for; a worker that builds another one refuses to work."""
     input_digests: dict[str, tuple[str, ...]]
     """Per split, one digest of the inputs of each shard."""
+    modules: dict[str, tuple[str, ...]]
+    """By kernel of activations: all modules that would belong to it if the model called them."""
+    fingerprints: dict[str, str]
+    """Digests of what was planned for; those of files that kernels are defined by are named ``FIELD.KERNEL``."""
     passes: PassPlan
     """How batches are cut to stay within the memory of a worker."""
     threads: int | None

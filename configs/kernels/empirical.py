@@ -1,6 +1,5 @@
 """Kernels of a model: which outputs are differentiated, with respect to which parameters."""
 
-import math
 import re
 from typing import Annotated, Any, Literal, get_args
 
@@ -145,8 +144,6 @@ class EmpiricalKernel(KernelSection):
             )
         if isinstance(self.parameters, dict) and any(weight < 0 for weight in self.parameters.values()):
             raise ValueError("weights of parameters must not be negative: the kernel would not be positive")
-        if isinstance(self.parameters, dict) and not all(map(math.isfinite, self.parameters.values())):
-            raise ValueError("weights of parameters must be finite numbers")
         if self.parameters is not None and not self.parameters:
             raise ValueError("parameters is empty; leave it out to take all")
         return self

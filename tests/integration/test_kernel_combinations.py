@@ -684,7 +684,7 @@ def test_the_order_of_weights_is_part_of_what_a_run_is(tmp_path):
     [
         ([{"kind": "pntk", "cross": ["early", "early"]}], "names member 'early' twice"),
         ([{"kind": "pntk", "cross": ["early", "later"]}], "unknown member 'later'; did you mean 'late'"),
-        ([{"kind": "pntk", "parameters": {"*": float("nan")}}], "must be finite"),
+        ([{"kind": "pntk", "parameters": {"*": float("nan")}}], "finite number"),
         ([{"kind": "pntk"}, {"kind": "ensemble", "of": "pntk", "members": []}], "names none"),
         ([{"kind": "pntk"}, {"kind": "ensemble", "of": "pntk", "members": ["late", "late"]}], "one twice"),
         ([{"kind": "pntk"}, {"kind": "ensemble", "of": "pntk", "members": ["never"]}], "unknown kernel 'pntk@never'"),
@@ -777,7 +777,6 @@ def test_errors_of_a_kernel_of_pairs_have_its_shape(uninterrupted):
     assert not errors[:, :].any()
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="unknown components are noticed when they are read")
 def test_unknown_components_are_refused_before_anything_is_computed(tmp_path):
     kernels = [{"kind": "pntk", "layerwise": True}, {"kind": "sum", "terms": [{"of": "pntk", "component": "fc9.bias"}]}]
     with pytest.raises(ConfigError, match=r"unknown component 'fc9\.bias'"):

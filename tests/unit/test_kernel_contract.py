@@ -505,7 +505,6 @@ def test_kernels_of_activations_have_no_parameters_to_choose(kind):
         ntkpipe.kernel_matrix(build("mlp"), samples("mlp"), kernel=kind, parameters=["head.*"])
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="signs are taken of gradients that are rounding only")
 def test_signs_of_rounding_do_not_depend_on_the_batch():
     model, x = build("transformer"), samples("transformer")
     whole = ntkpipe.kernel_matrix(model, x, kernel="signgd")

@@ -177,11 +177,6 @@ def test_at_the_poles_the_kernel_is_zero_and_the_cosine_is_defined():
     close(ntkpipe.kernel_matrix(Pole(1.0), x, kernel="trntk"), torch.ones(2, 2, dtype=torch.float64))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=CoverageError,
-    reason="the check of gradients takes the rounding of a flat function for an error",
-)
 def test_a_circuit_at_a_pole_is_not_refused():
     ntkpipe.kernel_matrix(Pole(0.0), torch.tensor([[0.5], [-1.0]], dtype=torch.float64), kernel="trntk0")
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ntkpipe.configs.errors import ConfigError, NtkPipeError
-from ntkpipe.workers.jacobians.activations import called_modules, module_of
+from ntkpipe.workers.jacobians.activations import called_modules, leaf_modules
 from ntkpipe.workers.jacobians.coverage import (
     TOLERANCE,
     in_double_precision,
@@ -23,6 +23,7 @@ from ntkpipe.workers.jacobians.truth import check_gradient, require_passed
 from ntkpipe.workers.kernels.blocks import (
     TOTAL,
     Components,
+    Seen,
     combined,
     cosine_normalised,
     exact_blocks,
@@ -138,7 +139,7 @@ class Computation:
         num_outputs = first.num_outputs(probes[:1])
         functional = definition.functional
         passes = plan_passes(
-            measure_footprint(first, probes[:2], _modules(ready[0].view)),
+            measure_footprint(first, probes[:2], ready[0].view.modules),
             functional.num_vectors(num_outputs) if functional else 0,
             BUDGET_BYTES,
             request.batch_size,
@@ -156,7 +157,7 @@ class Computation:
         for portion in self._portions():
             found: list[list[SampleFeatures]] = [[] for _ in self.sides]
             base = list(in_groups(self._base(0, portion, found[0]), self.passes.gram_samples))
-            rows = [{TOTAL: self.sides[0].view.of(group, "rows")} for group in base]
+            rows: list[Seen] = [{TOTAL: self.sides[0].view.of(group, "rows")} for group in base]
             if len(self.sides) == 1 and self.sides[0].view.symmetric:
                 part = exact_diagonal_blocks(rows, apart)[TOTAL]
             else:
@@ -224,7 +225,7 @@ class Computation:
 
     def _portions(self) -> list[Portion]:
         functionals = {self.definition.functional} if self.definition.functional else set()
-        return portions(functionals, self.num_outputs, self.passes.max_vectors, _modules(self.sides[0].view))
+        return portions(functionals, self.num_outputs, self.passes.max_vectors, self.sides[0].view.modules)
 
     def _columns(self, portion: Portion, norms: list[SampleFeatures]) -> Iterator[Factors]:
         return in_groups(self._base(len(self.sides) - 1, portion, norms), self.passes.gram_samples)
@@ -279,8 +280,9 @@ class _Prepared:
                 require_passed(check_gradient(precise, names, samples))
             view = View(definition)
             if definition.source == "modules":
-                view = replace(view, modules=called_modules(model, request.modules, probes))
-                weights = dict.fromkeys(view.modules, 1.0)
+                calls = called_modules(model, request.modules, probes)
+                view = replace(view, calls=calls, modules=tuple(leaf_modules(model, request.modules)))
+                weights = dict.fromkeys(calls, 1.0)
             elif definition.functional is None:
                 weights = dict.fromkeys([str(definition.source)], 1.0)
             if request.preconditioner is not None:
@@ -296,7 +298,3 @@ class _Prepared:
             shape = tuple(probes.shape[1:])
             raise ConfigError(f"the model cannot process samples of shape {shape}: {error}") from error
         return cls(JacobianEngine(model, routes), view, weights, {route.name: tuple(route.shape) for route in routes})
-
-
-def _modules(view: View) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(module_of(call) for call in view.modules))

@@ -8,6 +8,7 @@ import torch
 
 from ntkpipe.configs.errors import CoverageError
 from ntkpipe.workers.jacobians.activations import module_of
+from ntkpipe.workers.jacobians.coverage import NOISE
 from ntkpipe.workers.jacobians.engine import BatchJacobian, Factors
 from ntkpipe.workers.jacobians.factors.base import AbstractFactor
 from ntkpipe.workers.jacobians.factors.dense import DenseFactor
@@ -26,8 +27,10 @@ class View:
     """One way to look at a batch; kernels with equal views share the products of its factors."""
 
     definition: KernelDefinition
-    modules: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
     """For kernels of modules: the calls whose outputs are multiplied."""
+    modules: tuple[str, ...] = ()
+    """All modules that would belong to the kernel if the model called them."""
     scales: Mapping[str, torch.Tensor] | None = None
     """By parameter, in its shape: gradients are multiplied by them, coordinate by coordinate."""
     scales_of: str = ""
@@ -37,12 +40,12 @@ class View:
     def key(self) -> Hashable:
         """Equal for views that see the same."""
         one = self.definition
-        return (one.source, one.per_output, one.row_entries, one.column_entries, self.modules, self.scales_of)
+        return (one.source, one.per_output, one.row_entries, one.column_entries, self.calls, self.scales_of)
 
     @property
     def base_key(self) -> Hashable:
         """Equal for views with the same :meth:`base`."""
-        return (self.definition.source, self.modules)
+        return (self.definition.source, self.calls)
 
     @property
     def symmetric(self) -> bool:
@@ -62,28 +65,43 @@ class View:
         if source == "outputs":
             return {OUTPUTS: _activations(jacobian.outputs_BC)}
         if source == "modules":
-            modules = {module_of(call) for call in self.modules}
-            found = [call for call in jacobian.activations if module_of(call) in modules]
-            if found != list(self.modules):
+            found = [call for call in jacobian.activations if module_of(call) in self.modules]
+            if found != list(self.calls):
                 raise CoverageError(
                     "for some samples the model calls other modules than for those that were looked at before: "
-                    f"expected {', '.join(self.modules)}; found {', '.join(found)}."
+                    f"expected {', '.join(self.calls)}; found {', '.join(found)}."
                 )
-            return {call: _activations(jacobian.activations[call]) for call in self.modules}
+            return {call: _activations(jacobian.activations[call]) for call in self.calls}
         return jacobian.factors[source]
 
     def of(self, base: Factors, side: Side) -> Factors:
         """Return the factors that are multiplied, from those of :meth:`base`, on one side of the product."""
-        entries = self.definition.row_entries if side == "rows" else self.definition.column_entries
-        return {name: self._factor(name, factor, entries) for name, factor in base.items()}
-
-    def _factor(self, name: str, factor: AbstractFactor, entries: Entries) -> AbstractFactor:
+        found = dict(base)
         if self.scales is not None:
-            factor = EntrywiseFactor(factor, scaled_by(self.scales[name]))
-        if "signs" in (self.definition.row_entries, self.definition.column_entries):
-            # Both sides are materialised, in the same slices.
-            factor = EntrywiseFactor(factor, signs if entries == "signs" else unchanged)
-        return factor.per_output() if self.definition.per_output else factor
+            found = {name: EntrywiseFactor(factor, scaled_by(self.scales[name])) for name, factor in found.items()}
+        if self.takes_signs:
+            found = _signed(found) if self._entries(side) == "signs" else _unchanged(found)
+        return {name: factor.per_output() for name, factor in found.items()} if self.definition.per_output else found
+
+    @property
+    def takes_signs(self) -> bool:
+        """Whether either side of the product is of signs; both are then materialised, in the same slices."""
+        return "signs" in (self.definition.row_entries, self.definition.column_entries)
+
+    def _entries(self, side: Side) -> Entries:
+        return self.definition.row_entries if side == "rows" else self.definition.column_entries
+
+
+def _unchanged(factors: Mapping[str, AbstractFactor]) -> dict[str, AbstractFactor]:
+    return {name: EntrywiseFactor(factor, unchanged) for name, factor in factors.items()}
+
+
+def _signed(factors: Mapping[str, AbstractFactor]) -> dict[str, AbstractFactor]:
+    """Take signs of entries; those that are rounding beside a sample's largest entry have none."""
+    largest = [EntrywiseFactor(factor, unchanged).largest_entries() for factor in factors.values()]
+    floors_B = torch.stack(largest).amax(dim=0)
+    floors_B *= NOISE[floors_B.dtype]
+    return {name: EntrywiseFactor(factor, signs, floors_B) for name, factor in factors.items()}
 
 
 def penultimate(jacobian: BatchJacobian) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """What can only fail later is refused before anything is computed."""
 
-import hashlib
-
 import torch
 
 from ntkpipe.configs.analyses import FidelityAnalysis, NeighborsAnalysis
@@ -9,13 +7,13 @@ from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.storage.assets import read_asset
 from ntkpipe.storage.records import Geometry
 from ntkpipe.workers.jacobians.functionals import Functional
 from ntkpipe.workers.kernels.closed_form.registry import make_closed_form
 from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.kernels.random_features.registry import make_random_features
 from ntkpipe.workers.sources.data import SplitSource
+from ntkpipe.workers.sources.files import file_digests
 
 
 def check_kernels(config: RunConfig, num_outputs: int, splits: dict[str, SplitSource]) -> None:
@@ -45,7 +43,7 @@ def check_formulas(config: RunConfig, inputs: torch.Tensor) -> dict[str, str]:
     Raises:
         ConfigError: The samples do not fit a kernel; it is named.
     """
-    digests = {}
+    digests: dict[str, str] = {}
     samples = inputs.double() if inputs.is_floating_point() else inputs
     for kernel in config.kernels:
         try:
@@ -57,10 +55,7 @@ def check_formulas(config: RunConfig, inputs: torch.Tensor) -> dict[str, str]:
                 continue
         except ConfigError as error:
             raise ConfigError(f"kernel {kernel.label!r}: {error.message}") from None
-        for field in sorted(kernel.runtime_fields):
-            location = getattr(kernel, field)
-            if location is not None:
-                digests[f"{field}.{kernel.label}"] = hashlib.sha256(read_asset(location)).hexdigest()
+        digests |= file_digests(kernel)
     return digests
 
 

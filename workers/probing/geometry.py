@@ -1,7 +1,8 @@
 """The shape of everything a run will store."""
 
+from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, PlanError
-from ntkpipe.configs.kernels.derived import CentredConfig, DerivedConfig, PosteriorConfig
+from ntkpipe.configs.kernels.derived import CentredConfig, DerivedConfig, PosteriorConfig, SumConfig
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.kernels.matrices import MatrixTraits, parents_of
 from ntkpipe.configs.kernels.names import RANDOM_FEATURES
@@ -50,13 +51,13 @@ def _kernels(
     config: RunConfig, splits: dict[str, SplitSource], model: ProbedModel | None
 ) -> tuple[KernelGeometry, ...]:
     matrices = config.matrices
-    found = []
+    found: list[KernelGeometry] = []
     for kernel in config.kernels:
         if isinstance(kernel, EmpiricalKernel):
             assert model is not None, "the configuration refuses kernels of a model without one"
             found.append(_empirical(config, kernel, model))
         elif isinstance(kernel, DerivedConfig):
-            found.append(_derived(config, kernel, matrices[kernel.label], splits, model))
+            found.append(_derived(config, kernel, matrices[kernel.label], splits, model, {k.name: k for k in found}))
         elif kernel.kind in RANDOM_FEATURES:
             mapped = make_random_features(kernel)
             found.append(
@@ -107,8 +108,11 @@ def _derived(
     traits: MatrixTraits,
     splits: dict[str, SplitSource],
     model: ProbedModel | None,
+    known: dict[str, KernelGeometry],
 ) -> KernelGeometry:
     members = tuple(config.model.members) if config.model is not None else ()
+    if isinstance(kernel, SumConfig):
+        _check_components(kernel, known)
     statistic_dim = None
     if isinstance(kernel, CentredConfig):
         statistic_dim = 1
@@ -126,6 +130,13 @@ def _derived(
         level=traits.level,
         statistic_dim=statistic_dim,
     )
+
+
+def _check_components(kernel: SumConfig, known: dict[str, KernelGeometry]) -> None:
+    for term in kernel.terms:
+        groups = known[term.of.partition("@")[0]].groups
+        if term.component is not None and term.component not in groups:
+            raise ConfigError(f"kernel {kernel.label!r}: {unknown_name('component', term.component, groups)}")
 
 
 def _num_given(config: RunConfig, kernel: PosteriorConfig, train: SplitSource) -> int:

@@ -12,7 +12,7 @@ from ntkpipe.configs.errors import ConfigError, NtkPipeError
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.sources import PythonModel
-from ntkpipe.workers.jacobians.activations import called_modules
+from ntkpipe.workers.jacobians.activations import called_modules, leaf_modules
 from ntkpipe.workers.jacobians.coverage import in_double_precision, plan_routes, select_parameters
 from ntkpipe.workers.jacobians.engine import BatchJacobian, JacobianEngine, Portion
 from ntkpipe.workers.jacobians.functionals import Functional
@@ -46,6 +46,8 @@ class ProbedModel:
     """By kernel, where it is not made of all differentiated parameters alike."""
     modules: dict[str, tuple[str, ...]]
     """By kernel of activations of modules: the calls whose outputs are multiplied."""
+    watched: dict[str, tuple[str, ...]]
+    """By kernel of activations of modules: all modules that would belong to it if the model called them."""
     moments_digests: dict[str, str]
     """By kernel with second moments from a file."""
 
@@ -111,6 +113,11 @@ def probe_model(config: RunConfig, source: PythonModel, inputs: torch.Tensor, sp
         weights=weights,
         modules={
             kernel.label: called_modules(engine.model, kernel.modules, inputs)
+            for kernel in config.model_kernels
+            if kernel.kind == "em"
+        },
+        watched={
+            kernel.label: tuple(leaf_modules(engine.model, kernel.modules))
             for kernel in config.model_kernels
             if kernel.kind == "em"
         },

@@ -8,7 +8,7 @@ import torch
 
 from ntkpipe.configs.errors import NumericalError
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
-from ntkpipe.configs.kernels.names import CLOSED_FORMS
+from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.storage import layout
 from ntkpipe.storage.grid import Block, Shard
@@ -69,7 +69,9 @@ def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, eyes: Eyes
     def rows(side: Shard, member: int | None) -> torch.Tensor:
         part = group if shape.groups else None
         values = context.samples.features(shape.name, side.split, side.start, side.stop, member=member, group=part)
-        return torch.from_numpy(values).to(device=context.device, dtype=context.dtype)
+        # Maps of samples were computed in double precision, whatever the model's.
+        dtype = None if shape.kind in RANDOM_FEATURES else context.dtype
+        return torch.from_numpy(values).to(device=context.device, dtype=dtype)
 
     left = rows(tile.rows, eyes.rows)
     same = tile.on_diagonal and eyes.rows == eyes.columns

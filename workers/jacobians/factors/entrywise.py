@@ -37,11 +37,17 @@ class EntrywiseFactor(AbstractFactor):
     """A function of every entry of the gradients of another factor; they are materialised a slice at a time.
 
     No product of activations gives signs of gradients: whoever needs entries pays for them.
+
+    Args:
+        factor: The other factor.
+        function: Of its entries.
+        floors_B: Entries of a sample that are at most as large as its floor are zero to the function.
     """
 
-    def __init__(self, factor: AbstractFactor, function: Entrywise) -> None:
+    def __init__(self, factor: AbstractFactor, function: Entrywise, floors_B: torch.Tensor | None = None) -> None:
         self._factor = factor
         self._function = function
+        self._floors_B = floors_B
         self.num_samples, self.num_vectors = factor.num_samples, factor.num_vectors
         self.num_rows, self.num_columns = factor.num_rows, factor.num_columns
         self.first_vector = factor.first_vector
@@ -71,7 +77,17 @@ class EntrywiseFactor(AbstractFactor):
 
     def rows_at(self, rows_U: torch.Tensor) -> torch.Tensor:
         """Apply the function to those of the other factor."""
-        return self._function(self._factor.rows_at(rows_U), rows_U)
+        gradients_BVUQ = self._factor.rows_at(rows_U)
+        if self._floors_B is not None:
+            gradients_BVUQ = gradients_BVUQ * (gradients_BVUQ.abs() > self._floors_B[:, None, None, None])
+        return self._function(gradients_BVUQ, rows_U)
+
+    def largest_entries(self) -> torch.Tensor:
+        """Return the largest absolute entry of every sample, (B,)."""
+        found_B = self.like.new_zeros(self.num_samples)
+        for _, gradients_BW in self.slices(slice_width(self.num_samples)):
+            found_B = torch.maximum(found_B, gradients_BW.abs().amax(dim=1))
+        return found_B
 
     def gram(self, other: AbstractFactor) -> torch.Tensor:
         """Multiply slices; the other factor must be entrywise too, so that both are cut alike."""
@@ -88,25 +104,31 @@ class EntrywiseFactor(AbstractFactor):
 
     def scaled(self, value: float) -> "EntrywiseFactor":
         """Multiply what the function gives."""
-        return EntrywiseFactor(self._factor, lambda gradients, rows: self._function(gradients, rows) * value)
+        return EntrywiseFactor(
+            self._factor, lambda gradients, rows: self._function(gradients, rows) * value, self._floors_B
+        )
 
     def samples(self, start: int, stop: int) -> "EntrywiseFactor":
         """Select them in the other factor."""
-        return EntrywiseFactor(self._factor.samples(start, stop), self._function)
+        floors_B = None if self._floors_B is None else self._floors_B[start:stop]
+        return EntrywiseFactor(self._factor.samples(start, stop), self._function, floors_B)
 
     def joined(self, others: Sequence[AbstractFactor]) -> "EntrywiseFactor":
         """Join the other factors."""
         same = [other for other in others if isinstance(other, EntrywiseFactor)]
         assert len(same) == len(others)
-        return EntrywiseFactor(self._factor.joined([other._factor for other in same]), self._function)
+        floors = [one._floors_B for one in (self, *same)]
+        floors_B = torch.cat([floor for floor in floors if floor is not None]) if self._floors_B is not None else None
+        return EntrywiseFactor(self._factor.joined([other._factor for other in same]), self._function, floors_B)
 
     def vectors(self, first: int, last: int) -> "EntrywiseFactor":
         """Select them in the other factor."""
-        return EntrywiseFactor(self._factor.vectors(first, last), self._function)
+        return EntrywiseFactor(self._factor.vectors(first, last), self._function, self._floors_B)
 
     def per_output(self) -> "EntrywiseFactor":
         """Fold the vectors of the other factor into the batch."""
-        return EntrywiseFactor(self._factor.per_output(), self._function)
+        floors_B = None if self._floors_B is None else self._floors_B.repeat_interleave(self.num_vectors)
+        return EntrywiseFactor(self._factor.per_output(), self._function, floors_B)
 
 
 def inner_products(one: EntrywiseFactor, other: EntrywiseFactor) -> torch.Tensor:
