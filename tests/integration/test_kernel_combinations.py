@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 from commands import ntkpipe_command
+from interruptions import Killed, interrupt_after
 from safetensors.torch import save_file
 from torch import nn
 
 import ntkpipe
 from ntkpipe.configs.errors import ChunkNotReadyError, ConfigError, NotFoundError, NumericalError, RunMismatchError
-from ntkpipe.pipeline.executors.serial import SerialExecutor
 from ntkpipe.workers.passes import PassPlan
 from ntkpipe.workers.probing import budget
 from ntkpipe.workers.sources.samples import Samples
@@ -554,24 +554,6 @@ def test_every_stage_has_its_tasks(uninterrupted):
     assert {stage.stage: stage.total for stage in status.stages} == NUM_TASKS
     assert status.state == "finished"
     assert not any(checked.findings for checked in ntkpipe.verify(uninterrupted))
-
-
-class Killed(BaseException):
-    """Ends a driver as abruptly as an in-process test can."""
-
-
-def interrupt_after(monkeypatch, num_tasks):
-    finished = []
-    wait = SerialExecutor.wait
-
-    def counting(self, timeout_seconds):
-        outcomes = wait(self, timeout_seconds)
-        finished.extend(outcomes)
-        if len(finished) > num_tasks:
-            raise Killed
-        return outcomes
-
-    monkeypatch.setattr(SerialExecutor, "wait", counting)
 
 
 @pytest.mark.parametrize("num_tasks", [1, 9, 15, 19, 22])

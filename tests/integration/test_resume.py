@@ -5,7 +5,7 @@ from pathlib import Path
 
 import golden
 import pytest
-from runs import chunk_hashes
+from interruptions import Killed, interrupt_after
 
 import ntkpipe
 from ntkpipe.configs.errors import (
@@ -16,27 +16,8 @@ from ntkpipe.configs.errors import (
     RunLockedError,
     RunMismatchError,
 )
-from ntkpipe.pipeline.executors.serial import SerialExecutor
 from ntkpipe.storage.stores import open_store
-
-
-class Killed(BaseException):
-    """Ends a driver as abruptly as an in-process test can."""
-
-
-def interrupt_after(monkeypatch, num_tasks):
-    """Let the serial executor finish some tasks, then end the driver before the next commit."""
-    finished = []
-    wait = SerialExecutor.wait
-
-    def counting(self, timeout_seconds):
-        outcomes = wait(self, timeout_seconds)
-        finished.extend(outcomes)
-        if len(finished) > num_tasks:
-            raise Killed
-        return outcomes
-
-    monkeypatch.setattr(SerialExecutor, "wait", counting)
+from runs import chunk_hashes
 
 
 @pytest.fixture(scope="module")

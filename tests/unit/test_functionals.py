@@ -16,19 +16,6 @@ from ntkpipe.workers.jacobians.engine import TRACE, JacobianEngine, Portion
 from ntkpipe.workers.jacobians.functionals import Functional, probes
 from ntkpipe.workers.reference import dense_jacobian, reference_components
 
-LPNTK = [[13, -21, -7.5, 1], [-21, 48, 27, -1], [-7.5, 27, 50, -1], [1, -1, -1, 1]]
-LOSS_DIAGONAL = [0.00841110, 95.99956602, 99.50608676, 0.5]
-FULL_EIGENVALUES = [
-    0.04607979,
-    0.82085090,
-    0.95238870,
-    1.56359048,
-    2.92743332,
-    25.26636421,
-    30.76569163,
-    89.65760098,
-]
-
 
 def relative_error(found, expected):
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
@@ -73,10 +60,10 @@ def stacked(factors):
 
 
 def test_golden_values_of_every_functional():
-    assert relative_error(golden_kernel("lpntk"), torch.tensor(LPNTK, dtype=torch.float64)) < 1e-12
+    assert relative_error(golden_kernel("lpntk"), torch.tensor(golden.LPNTK, dtype=torch.float64)) < 1e-12
     assert golden_kernel("trntk0").tolist() == golden.TRNTK0
     assert golden_kernel("pntk").tolist() == golden.PNTK
-    assert golden_kernel("loss").diagonal().tolist() == pytest.approx(LOSS_DIAGONAL, abs=5e-9)
+    assert golden_kernel("loss").diagonal().tolist() == pytest.approx(golden.LOSS_DIAGONAL, abs=5e-9)
     for many in ("probe:2", "probe:3", "probe:100"):
         assert relative_error(golden_kernel(many), torch.tensor(golden.TRNTK0).double()) < 1e-12
     classes = golden_kernel("class:0") + golden_kernel("class:1")
@@ -86,7 +73,7 @@ def test_golden_values_of_every_functional():
 def test_golden_values_of_the_full_kernel():
     full = golden_kernel("full")
     assert full.shape == (8, 8)
-    assert torch.linalg.eigvalsh(full).tolist() == pytest.approx(FULL_EIGENVALUES, abs=5e-9)
+    assert torch.linalg.eigvalsh(full).tolist() == pytest.approx(golden.FULL_EIGENVALUES, abs=5e-9)
 
 
 @pytest.mark.parametrize("layerwise", [False, True])
