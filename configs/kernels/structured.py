@@ -168,8 +168,19 @@ class DeepKernelMachineConfig(KernelSection):
     """Added to the diagonal of K_l at inducing inputs, as a share of its mean."""
     normalisation: Literal["none", "mean-diagonal"] = "none"
     """``mean-diagonal`` divides every K_l by the mean of its diagonal at the inducing inputs, as batch norm would."""
-    steps: int = Field(200, ge=0)
+    steps: int = Field(1000, ge=0)
     """The largest number of L-BFGS steps of the fit; 0 leaves the NNGP kernel."""
+    tolerance: float = Field(1e-5, gt=0, allow_inf_nan=False)
+    """At which the fit ends; one that does not come so far within ``steps`` is an error. With K_l = C C^T, the unknowns are
+    the triangular matrices A_l of G_l = C A_l A_l^T C^T, which without learning are the identity; the tolerance is that of
+    the largest derivative of the objective with respect to their entries, over max(1, nu): about the error of A_l. Where
+    nu is far below 1, fits take thousands of steps, and 0.01 is a tolerance that can be reached."""
+
+    @model_validator(mode="after")
+    def _tolerance_belongs_to_a_fit(self) -> "DeepKernelMachineConfig":
+        if self.steps == 0 and self.departs("tolerance"):
+            raise ValueError(f"tolerance = {self.tolerance} has no meaning without a fit; drop it, or give steps")
+        return self
 
 
 StructuredConfig = (

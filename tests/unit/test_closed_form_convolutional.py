@@ -15,7 +15,7 @@ from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.structured import ConvolutionalConfig
 from ntkpipe.workers.kernels.closed_form import convolutional as convolutional_module
 from ntkpipe.workers.kernels.closed_form.convolutional import ConvolutionalKernel
-from ntkpipe.workers.kernels.closed_form.relu_duals import relu_duals
+from ntkpipe.workers.kernels.closed_form.duals.covariances import relu_duals
 
 HEADS = ("flatten", "gap")
 

@@ -267,7 +267,7 @@ def store(tmp_path):
 def test_nodes_match_plain_loops(store, scale, jumping_knowledge, num_blocks, num_mlp_layers):
     adjacency, features = split(graph(6, 2, seed=3))
     options = {"num_blocks": num_blocks, "num_mlp_layers": num_mlp_layers, "jumping_knowledge": jumping_knowledge}
-    found = store(adjacency, features, scale=scale, **options).matrix
+    found = store(adjacency, features, scale=scale, **options).matrix()
     one = (adjacency, features)
     expected = nodes_by_loops(one, one, num_blocks, num_mlp_layers, scale, jumping_knowledge)
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # arc cosines of the loops lose half of their digits
@@ -279,16 +279,16 @@ def test_nodes_match_plain_loops(store, scale, jumping_knowledge, num_blocks, nu
 def test_the_sum_over_nodes_is_half_of_the_kernel_of_the_graph(store):
     sample = graph(6, 2, seed=4)
     for scale in ("uniform", "degree"):
-        matrix = store(*split(sample), scale=scale, num_blocks=2, num_mlp_layers=2).matrix
+        matrix = store(*split(sample), scale=scale, num_blocks=2, num_mlp_layers=2).matrix()
         whole = gntk(num_blocks=2, num_mlp_layers=2, scale=scale).diagonal(sample[None])
         assert 2 * float(matrix.sum()) == pytest.approx(float(whole), rel=1e-12)
 
 
 def test_large_graphs_are_worked_on_in_strips_of_rows(store, monkeypatch):
     kernel = store(*split(graph(12, 3, seed=1)), num_blocks=2)
-    expected = kernel.matrix
+    expected = kernel.matrix()
     monkeypatch.setattr(graphs_module, "BATCH_BYTES", 8 * 12 * 5)
-    again = store(*split(graph(12, 3, seed=1)), num_blocks=2).matrix
+    again = store(*split(graph(12, 3, seed=1)), num_blocks=2).matrix()
     torch.testing.assert_close(again, expected, rtol=1e-14, atol=0)
 
 
@@ -300,7 +300,7 @@ def graphon_graph(num_nodes):
 
 def test_eigenvalues_and_entries_converge_along_samples_of_a_graphon(store):
     def kernel(num_nodes):
-        return store(*graphon_graph(num_nodes), num_blocks=2, num_mlp_layers=2).matrix
+        return store(*graphon_graph(num_nodes), num_blocks=2, num_mlp_layers=2).matrix()
 
     def leading(matrix):
         return torch.linalg.eigvalsh(matrix / len(matrix)).flip(0)[:4]
@@ -325,8 +325,8 @@ def test_random_graphs_of_a_graphon_approach_its_kernel(store):
     for num_nodes in (40, 640):
         weights, features = graphon_graph(num_nodes)
         edges = np.triu(generator.random(weights.shape) < weights, 1).astype(float)
-        limit = store(weights, features).matrix
-        found = store(edges + edges.T, features).matrix
+        limit = store(weights, features).matrix()
+        found = store(edges + edges.T, features).matrix()
         errors.append(float((found - limit).square().mean().sqrt() / limit.square().mean().sqrt()))
     # Means over n neighbours miss theirs by n^(-1/2): a factor of four.
     assert errors[1] < errors[0] / 2.5
@@ -335,25 +335,25 @@ def test_random_graphs_of_a_graphon_approach_its_kernel(store):
 def test_indices_may_be_columns_and_whole_numbers_of_any_type(store):
     kernel = store(*split(graph(5, 2)))
     rows, columns = torch.tensor([3, 0]), torch.tensor([1, 1, 4])
-    expected = kernel.matrix[rows][:, columns]
+    expected = kernel.matrix()[rows][:, columns]
     assert torch.equal(kernel.block(rows, columns), expected)
     assert torch.equal(kernel.block(rows[:, None], columns.double()), expected)
-    assert torch.equal(kernel.diagonal(rows), kernel.matrix.diagonal()[rows])
+    assert torch.equal(kernel.diagonal(rows), kernel.matrix().diagonal()[rows])
     assert kernel.block(rows[:0], columns).shape == (0, 3)
 
 
 def test_the_matrix_is_computed_once(store, tmp_path):
     kernel = store(*split(graph(5, 2)))
-    first = kernel.matrix
+    first = kernel.matrix()
     (tmp_path / "graph.npz").unlink()
-    assert kernel.matrix is first
+    assert kernel.matrix() is first
 
 
 def test_isolated_nodes_and_nodes_without_features_are_defined(store):
     adjacency, features = split(graph(5, 2))
     adjacency[0], adjacency[:, 0], features[1] = 0, 0, 0
     for scale in ("uniform", "degree", "graphon"):
-        matrix = store(adjacency, features, scale=scale).matrix
+        matrix = store(adjacency, features, scale=scale).matrix()
         assert torch.isfinite(matrix).all()
         assert not matrix[0].any()
 
@@ -364,15 +364,15 @@ def test_indices_and_files_that_make_no_sense_are_refused(store, tmp_path):
         kernel.block(torch.tensor([2, 5]))
     with pytest.raises(ConfigError, match="nodes 0 to 4, found indices -1 to 1"):
         kernel.diagonal(torch.tensor([-1, 1]))
-    with pytest.raises(ConfigError, match="not whole numbers"):
+    with pytest.raises(ConfigError, match="no whole numbers"):
         kernel.block(torch.tensor([0.5]))
-    with pytest.raises(ConfigError, match=r"one node index per sample, found samples of shape \(2,\)"):
+    with pytest.raises(ConfigError, match=r"one index of a node each.*found shape \(3, 2\)"):
         kernel.block(torch.zeros(3, 2, dtype=torch.int64))
     with pytest.raises(ConfigError, match=r"found \(5, 5\) and \(4, 2\)"):
         store(np.eye(5), np.ones((4, 2))).block(torch.tensor([0]))
-    with pytest.raises(ConfigError, match="not finite"):
+    with pytest.raises(ConfigError, match="not finite numbers"):
         store(np.eye(5), np.full((5, 2), np.nan)).block(torch.tensor([0]))
-    with pytest.raises(ConfigError, match="not an npz file"):
+    with pytest.raises(ConfigError, match="not finite numbers"):
         store(np.full((2, 2), "x"), np.ones((2, 2))).block(torch.tensor([0]))
     np.savez(tmp_path / "graph.npz", adjacency=np.eye(3))
     config = GraphNodeConfig(graph=str(tmp_path / "graph.npz"))

@@ -1,5 +1,6 @@
 """Learned Gram matrices: the objective and its optimum, propagation to other samples, and the kernel they make."""
 
+import functools
 import math
 import types
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.kernels import KernelContract
+from pydantic import ValidationError
 from scipy import stats
 
 from ntkpipe.configs.errors import ConfigError, NumericalError
@@ -22,6 +24,8 @@ from ntkpipe.workers.kernels.closed_form.gram_layers import (
 )
 
 OPTIONS = {"noise": 0.1, "jitter": 1e-4}
+UNFITTED = {"steps": 0, "tolerance": 1.0}
+FITTED = {"steps": 1000, "tolerance": 1e-5}
 
 
 def inputs(num=12, dim=4, seed=0):
@@ -60,13 +64,14 @@ def arc_cosine_by_loops(matrix):
 def files(tmp_path):
     """Write inducing inputs and labels; returns the fields that name them."""
 
-    def write(x=None, labels=None):
-        x = inputs() if x is None else x
-        np.save(tmp_path / "inducing.npy", np.asarray(x))
-        np.save(tmp_path / "labels.npy", labels_of(x).numpy() if labels is None else labels)
-        return {"inducing": str(tmp_path / "inducing.npy"), "labels": str(tmp_path / "labels.npy")}
+    return functools.partial(write, tmp_path)
 
-    return write
+
+def write(folder, x=None, labels=None):
+    x = inputs() if x is None else x
+    np.save(folder / "inducing.npy", np.asarray(x))
+    np.save(folder / "labels.npy", labels_of(x).numpy() if labels is None else labels)
+    return {"inducing": str(folder / "inducing.npy"), "labels": str(folder / "labels.npy")}
 
 
 def machine(files, **options):
@@ -165,8 +170,8 @@ def test_the_gradient_of_the_objective_is_right():
 @pytest.mark.parametrize("normalisation", ["none", "mean-diagonal"])
 def test_the_fit_is_a_stationary_point_and_better_than_where_it_started(normalisation):
     x, options = inputs(), OPTIONS | {"nu": 3.0, "normalisation": normalisation}
-    start = fit_gram_layers(gram(x), one_hot(x), depth=2, steps=0, **options)
-    found = fit_gram_layers(gram(x), one_hot(x), depth=2, steps=500, **options)
+    start = fit_gram_layers(gram(x), one_hot(x), depth=2, **UNFITTED, **options)
+    found = fit_gram_layers(gram(x), one_hot(x), depth=2, **FITTED, **options)
 
     def value(layers, change=0.0):
         grams = [layer.gram_PP for layer in layers]
@@ -182,16 +187,50 @@ def test_the_fit_is_a_stationary_point_and_better_than_where_it_started(normalis
         assert abs(up - down) < 0.05 * (2 * value(found) - up - down) + 1e-6
 
 
-def test_the_fit_says_how_many_steps_it_may_take_and_is_the_same_twice():
+def test_a_fit_is_the_same_twice_to_the_last_bit():
+    x, options = inputs(), OPTIONS | FITTED | {"nu": 1.0, "depth": 2}
+    first, again = (fit_gram_layers(gram(x), one_hot(x), **options) for _ in range(2))
+    assert all(torch.equal(one.gram_PP, two.gram_PP) for one, two in zip(first, again, strict=True))
+
+
+def test_the_tolerance_bounds_the_derivatives_of_the_objective_and_more_steps_than_needed_are_not_taken():
+    x, nu = inputs(), 3.0
+    errors, best = [], fit_gram_layers(gram(x), one_hot(x), depth=2, nu=nu, steps=5000, tolerance=1e-7, **OPTIONS)
+    for tolerance in (1e-1, 1e-3, 1e-5):
+        layers = fit_gram_layers(gram(x), one_hot(x), depth=2, nu=nu, steps=5000, tolerance=tolerance, **OPTIONS)
+        roots = torch.stack([layer.learned_PP for layer in layers]).requires_grad_()
+        grams, before = [], gram(x)
+        for root in roots:
+            factor = torch.linalg.cholesky(layer_kernel(before, jitter=1e-4, normalisation="none")[0])
+            before = factor @ root @ root.T @ factor.T
+            grams.append(before)
+        deep_kernel_objective(grams, gram(x), one_hot(x), nu=nu, **OPTIONS).backward()
+        # The diagonal is fitted by its logarithm: df / d log a = a df / da.
+        slopes = (roots.grad * (1 + (roots.detach() - 1) * torch.eye(12))).tril().abs()
+        assert float(slopes.max()) <= tolerance * nu * (1 + 1e-6)
+        errors.append(max(float((a.learned_PP - b.learned_PP).abs().max()) for a, b in zip(layers, best, strict=True)))
+        assert errors[-1] < 10 * tolerance
+    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+
+
+def test_a_fit_that_does_not_reach_its_tolerance_is_an_error_that_says_what_to_do():
     x, options = inputs(), OPTIONS | {"nu": 0.5, "depth": 2}
-    few, more = (fit_gram_layers(gram(x), one_hot(x), steps=steps, **options) for steps in (2, 50))
-    again = fit_gram_layers(gram(x), one_hot(x), steps=50, **options)
-    assert all(torch.equal(one.gram_PP, two.gram_PP) for one, two in zip(more, again, strict=True))
-    values = [
-        float(deep_kernel_objective([layer.gram_PP for layer in layers], gram(x), one_hot(x), nu=0.5, **OPTIONS))
-        for layers in (few, more)
-    ]
-    assert values[1] > values[0]
+    with pytest.raises(NumericalError, match=r"after 3 of at most 3 steps.*more than tolerance = 1\.0e-05.*more steps"):
+        fit_gram_layers(gram(x), one_hot(x), steps=3, tolerance=1e-5, **options)
+    with pytest.raises(NumericalError, match=r"of at most 5000 steps.*Give it a larger nu or noise"):
+        fit_gram_layers(gram(x), one_hot(x), steps=5000, tolerance=1e-14, **options)
+    few = fit_gram_layers(gram(x), one_hot(x), steps=3, tolerance=100.0, **options)
+    start = fit_gram_layers(gram(x), one_hot(x), **UNFITTED, **options)
+    assert torch.equal(few[0].gram_PP, start[0].gram_PP), "a start within the tolerance is where the fit ends"
+
+
+def test_a_kernel_whose_fit_does_not_converge_is_refused_by_every_entry_point(files):
+    kernel = machine(files(), nu=0.5, steps=3)
+    for entry in (kernel.block, kernel.diagonal):
+        with pytest.raises(NumericalError, match="ended after 3 of at most 3 steps"):
+            entry(inputs(2))
+    with pytest.raises(ValidationError, match=r"tolerance = 0\.1 has no meaning without a fit"):
+        DeepKernelMachineConfig(**files(), steps=0, tolerance=0.1)
 
 
 def test_labels_bring_samples_of_one_class_together():
@@ -199,8 +238,8 @@ def test_labels_bring_samples_of_one_class_together():
     options = OPTIONS | {"nu": 1.0, "depth": 2}
     same = labels_of(x)[:, None] == labels_of(x)
     alignments = []
-    for steps in (0, 200):
-        last = fit_gram_layers(gram(x), one_hot(x), steps=steps, **options)[-1].gram_PP
+    for effort in (UNFITTED, {"steps": 1000, "tolerance": 1e-3}):
+        last = fit_gram_layers(gram(x), one_hot(x), **effort, **options)[-1].gram_PP
         cosines = last / last.diagonal().sqrt().outer(last.diagonal().sqrt())
         off = ~torch.eye(30, dtype=torch.bool)
         alignments.append(float(cosines[same & off].mean() - cosines[~same].mean()))
@@ -250,8 +289,8 @@ def test_what_was_learned_reaches_new_samples(files):
     test = inputs(80, 5, seed=9)
     same, off = labels_of(test)[:, None] == labels_of(test), ~torch.eye(80, dtype=torch.bool)
     fields, alignments = files(inputs(60, 5)), []
-    for steps in (0, 100):
-        matrix = machine(fields, depth=2, nu=1.0, steps=steps).block(test)
+    for effort in ({"steps": 0}, {"tolerance": 1e-2}):
+        matrix = machine(fields, depth=2, nu=1.0, **effort).block(test)
         cosines = matrix / matrix.diagonal().sqrt().outer(matrix.diagonal().sqrt())
         alignments.append(float(cosines[same & off].mean() - cosines[~same].mean()))
     assert alignments[1] > 2 * alignments[0] > 0
@@ -317,12 +356,23 @@ def test_inducing_inputs_that_are_all_zero_are_refused(files):
 # Contracts
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("machine")
+
+
+@functools.cache
+def fitted(suite, folder):
+    """The machine of a suite, whose fit all of its tests share."""
+    return machine(write(folder), **suite.options)
+
+
 class MachineContract(KernelContract):
     options = types.MappingProxyType({})
 
     @pytest.fixture(autouse=True)
-    def fit(self, files):
-        self.kernel = machine(files(), **self.options)
+    def fit(self, folder):
+        self.kernel = fitted(type(self), folder)
 
     def samples(self):
         x = torch.cat([inputs(6, seed=7), torch.zeros(1, 4, dtype=torch.float64), inputs()[:2]])
@@ -334,13 +384,17 @@ class MachineContract(KernelContract):
     def diagonal(self, x):
         return self.kernel.diagonal(x)
 
+    def test_the_diagonal_of_a_matrix_is_that_of_its_samples_to_the_last_bit(self):
+        x = self.samples()
+        assert torch.equal(self.block(x).diagonal(), self.diagonal(x))
+
 
 class TestDeepKernelMachine(MachineContract):
     options = types.MappingProxyType({"nu": 1.0})
 
 
 class TestNormalisedDeepKernelMachine(MachineContract):
-    options = types.MappingProxyType({"depth": 3, "nu": 0.3, "normalisation": "mean-diagonal", "steps": 50})
+    options = types.MappingProxyType({"depth": 3, "nu": 0.3, "normalisation": "mean-diagonal", "tolerance": 1e-3})
 
 
 class TestUnfittedDeepKernelMachine(MachineContract):

@@ -1,13 +1,14 @@
 """What random feature maps share: streams of random numbers, couplings, frequencies, and agreement of processes."""
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
+import feature_digests
 import numpy as np
 import pytest
 import torch
+from feature_digests import SECTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -15,6 +16,7 @@ from scipy import stats
 from scipy.linalg import hadamard as dense_hadamard
 
 from ntkpipe.configs.kernels.random_features import RandomFeaturesConfig
+from ntkpipe.workers.hadamard import hadamard
 from ntkpipe.workers.kernels.random_features.base import signed_gram
 from ntkpipe.workers.kernels.random_features.couplings import (
     balanced_rows,
@@ -23,7 +25,7 @@ from ntkpipe.workers.kernels.random_features.couplings import (
     simplex_rows,
 )
 from ntkpipe.workers.kernels.random_features.fourier import FourierFeatures
-from ntkpipe.workers.kernels.random_features.frequencies import FastfoodFrequencies, hadamard
+from ntkpipe.workers.kernels.random_features.frequencies import FastfoodFrequencies
 from ntkpipe.workers.kernels.random_features.multilayer import MultilayerFeatures
 from ntkpipe.workers.kernels.random_features.positive import PositiveFeatures
 from ntkpipe.workers.kernels.random_features.spectral_mixture import SpectralMixtureFeatures
@@ -38,32 +40,12 @@ MAPS = {
     "multilayer_features": MultilayerFeatures,
 }
 
-SECTIONS = [
-    {"kind": "fourier_features", "of": "matern", "nu": 0.7, "coupling": "orthogonal", "dim": 20},
-    {"kind": "fourier_features", "of": "laplace", "norm": "l1", "dim": 20},
-    {"kind": "fourier_features", "frequencies": "fastfood", "dim": 20},
-    {"kind": "positive_features", "coupling": "simplex_plus", "dim": 20},
-    {"kind": "spectral_mixture_features", "weights": [1], "means": [[0, 1, 2]], "scales": [[1, 1, 1]], "dim": 20},
-    {"kind": "universal_features", "function": "erf", "dim": 20},
-    {"kind": "multilayer_features", "depth": 2, "dim": 20},
-]
-
-
-def digest():
-    """The features of all kinds on fixed samples, as a hash."""
-    x = torch.arange(12, dtype=torch.float64).view(4, 3) / 7
-    state = hashlib.sha256()
-    for section in SECTIONS:
-        config = TypeAdapter(RandomFeaturesConfig).validate_python(section)
-        state.update(MAPS[config.kind](config).features(x).numpy().tobytes())
-    return state.hexdigest()
-
 
 def test_another_process_computes_the_same_features():
-    folder, threads = str(Path(__file__).parent), torch.get_num_threads()
+    folder, threads = str(Path(feature_digests.__file__).parent), torch.get_num_threads()
     code = (
         f"import sys, torch; torch.set_num_threads({threads}); sys.path.insert(0, {folder!r}); "
-        "import test_random_features; print(test_random_features.digest())"
+        "import feature_digests; print(feature_digests.digest())"
     )
     found = subprocess.run(
         [sys.executable, "-c", code],
@@ -71,7 +53,7 @@ def test_another_process_computes_the_same_features():
         text=True,
         check=True,
     )
-    assert found.stdout.strip() == digest()
+    assert found.stdout.strip() == feature_digests.digest()
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section["kind"])
@@ -152,6 +134,14 @@ def test_numbers_of_a_stream_do_not_depend_on_how_many_are_drawn():
     torch.testing.assert_close(stream.normals(rows, 1000)[-3:], stream.normals(3, 1000, rows - 3), rtol=0, atol=0)
     assert torch.equal(stream.gammas(50, 0.7), stream.gammas(90, 0.7)[:50])
     assert torch.equal(stream.signs(50), stream.signs(90)[:50])
+
+
+def test_pairs_of_uniform_numbers_are_independent_and_the_first_are_those_drawn_alone():
+    stream, positions = Stream(3, ("test",)), torch.arange(5000)
+    first, second = stream.uniform_pairs(positions, 4)
+    assert torch.equal(first, stream.uniforms(positions, 4))
+    assert stats.kstest(second.numpy(), stats.uniform.cdf).pvalue > 1e-3
+    assert stats.spearmanr(first.numpy(), second.numpy()).pvalue > 1e-3
 
 
 def test_streams_of_other_seeds_and_parts_are_independent():
@@ -250,8 +240,10 @@ def test_orthogonal_vectors_fewer_than_their_dimension_need_no_whole_block():
 @pytest.mark.parametrize("width", [1, 2, 5, 8])
 def test_fastfood_vectors_alone_are_standard_normal(width):
     axes = torch.eye(width, dtype=torch.float64)
-    vectors = torch.stack([FastfoodFrequencies(seed, 0, 9, width).project(axes).T for seed in range(500)])
-    for row in (0, 3, 8):
+    # Blocks are drawn independently: each of them is a draw of its own.
+    side = 1 << (width - 1).bit_length()
+    vectors = FastfoodFrequencies(0, 0, 600 * side, width)(axes).T.reshape(600, side, width)
+    for row in {0, side // 2, side - 1}:
         assert stats.kstest(vectors[:, row, 0].numpy(), stats.norm.cdf).pvalue > 1e-3
         assert stats.kstest(vectors[:, row].sum(dim=1).numpy() / np.sqrt(width), stats.norm.cdf).pvalue > 1e-3
         assert stats.kstest(vectors[:, row].norm(dim=1).numpy(), stats.chi(width).cdf).pvalue > 1e-3
@@ -269,14 +261,24 @@ def test_fastfood_vectors_are_the_product_of_their_factors():
         factors = (lengths, normals, signs)
         s, g, b = (torch.diag(numbers[block]) for numbers in factors)
         blocks.append(s @ transform @ g @ permutation @ transform @ b / (2 * normals[block].norm()))
-    found = FastfoodFrequencies(5, 2, num, width).project(torch.eye(width, dtype=torch.float64)).T
+    found = FastfoodFrequencies(5, 2, num, width)(torch.eye(width, dtype=torch.float64)).T
     torch.testing.assert_close(found, torch.cat(blocks)[:num, :width])
 
 
-@pytest.mark.parametrize("side", [1, 2, 8, 64])
+@pytest.mark.parametrize("side", [1, 2, 8, 64, 128, 512])
 def test_the_hadamard_transform_multiplies_by_the_matrix_of_scipy(side):
     x = torch.randn(3, 2, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(hadamard(x), x @ torch.from_numpy(dense_hadamard(side)).double())
+    transform = torch.from_numpy(dense_hadamard(side)).double()
+    torch.testing.assert_close(hadamard(x), x @ transform)
+    torch.testing.assert_close(hadamard(x[0, 0].float()), (x[0, 0] @ transform).float())
+    assert hadamard(x[:0]).shape == (0, 2, side)
+
+
+def test_the_hadamard_transform_can_be_differentiated_even_if_it_was_used_without_gradients_before():
+    with torch.inference_mode():
+        hadamard(torch.ones(1, 32, dtype=torch.float64))
+    x = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(hadamard, (x,))
 
 
 def test_the_last_features_count_negatively():

@@ -122,7 +122,7 @@ def test_features_scale_with_their_sample():
 def test_the_first_layer_does_not_depend_on_how_deep_the_map_is():
     x = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     deep = MultilayerFeatures(MultilayerFeaturesConfig(dim=8, depth=2, width=8))
-    weights = deep._weights(5)
+    weights = deep._weights(5, x.device)
     hidden = (x @ weights[0].T).clamp_min(0) * math.sqrt(2 / 8)
     torch.testing.assert_close(MultilayerFeatures(MultilayerFeaturesConfig(dim=8)).features(x), hidden)
     torch.testing.assert_close(deep.features(x), (hidden @ weights[1].T).clamp_min(0) * math.sqrt(2 / 8))
@@ -130,7 +130,7 @@ def test_the_first_layer_does_not_depend_on_how_deep_the_map_is():
 
 def test_samples_without_coordinates_are_refused():
     with pytest.raises(ConfigError, match="shape"):
-        MultilayerFeatures(MultilayerFeaturesConfig(dim=8)).features(torch.ones(3))
+        MultilayerFeatures(MultilayerFeaturesConfig(dim=8)).features(torch.ones(3, 0))
 
 
 @pytest.mark.parametrize("options", [{"depth": 0}, {"width": 0}, {"dim": 0}, {"activation": "gelu"}])

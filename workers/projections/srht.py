@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import final
 
 import torch
 
+from ntkpipe.workers.hadamard import hadamard as _hadamard
 from ntkpipe.workers.jacobians.factors.base import AbstractFactor, slice_width
 from ntkpipe.workers.jacobians.rates import rates_of
 from ntkpipe.workers.philox import philox, stream_key
@@ -15,8 +15,6 @@ from ntkpipe.workers.projections.base import AbstractProjection
 from ntkpipe.workers.projections.dense import random_signs
 
 VERSION = 1
-HADAMARD_SIDE = 64
-"""Six levels of a transform at a time are one product with a small matrix: fewer passes over memory than butterflies."""
 
 
 @final
@@ -146,28 +144,3 @@ def _distinct_rows(key: tuple[int, int], vectors_V1: torch.Tensor, num: int, siz
         if bool((found_VS[:, -1] >= num).all()):
             return stream_VS[new_VS & (found_VS <= num)].view(-1, num)
         counters *= 2
-
-
-def _hadamard(vectors_BN: torch.Tensor) -> torch.Tensor:
-    """Return the unscaled Walsh-Hadamard transform of rows whose length is a power of two.
-
-    H is a Kronecker product of small ones. Each step multiplies by one of them on the last axis and moves that axis to the
-    front; after all steps the axes are back in their order.
-    """
-    length = vectors_BN.shape[1]
-    left = length
-    while left > 1:
-        side = min(left, HADAMARD_SIDE)
-        small = _hadamard_matrix(side, vectors_BN.dtype, vectors_BN.device)
-        vectors_BN = (vectors_BN.view(-1, length // side, side) @ small).transpose(1, 2).reshape(-1, length)
-        left //= side
-    return vectors_BN
-
-
-@lru_cache(maxsize=32)
-def _hadamard_matrix(side: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return Sylvester's matrix."""
-    if side == 1:
-        return torch.ones(1, 1, dtype=dtype, device=device)
-    half = _hadamard_matrix(side // 2, dtype, device)
-    return torch.cat([torch.cat([half, half], dim=1), torch.cat([half, -half], dim=1)])

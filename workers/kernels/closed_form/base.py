@@ -18,14 +18,15 @@ class AbstractClosedForm(ABC):
         """Return the kernel between all pairs of samples; memory is O(N M) and what the class says.
 
         Args:
-            x: (N, ...) samples in float64, integers where samples are indices.
+            x: (N, ...) samples of any real type, on any device; integers are taken as numbers, or as indices where samples
+                are that.
             x2: (M, ...) samples; None means ``x``, whose matrix is symmetric to the last bit and has an exact diagonal.
 
         Returns:
-            (N, M) in float64.
+            (N, M) in float64, on the device of the samples.
 
         Raises:
-            ConfigError: The samples do not have the shape that the kernel is defined for.
+            ConfigError: The samples do not have the shape that the kernel is defined for, or are not finite.
         """
 
     @abstractmethod

@@ -1,6 +1,5 @@
 """Kernels of infinitely wide convolutional networks on images."""
 
-from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -8,7 +7,9 @@ import torch
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.structured import ConvolutionalConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
-from ntkpipe.workers.kernels.closed_form.relu_duals import relu_duals
+from ntkpipe.workers.kernels.closed_form.duals.covariances import relu_duals
+from ntkpipe.workers.kernels.closed_form.samples import as_doubles
+from ntkpipe.workers.kernels.closed_form.tiling import mirrored, tiles
 
 BATCH_BYTES = 2**20
 """Of one tensor of pixel pairs. About eight of them exist at a time, and are read from a processor's cache many times."""
@@ -36,22 +37,18 @@ class ConvolutionalKernel(AbstractClosedForm):
         Raises:
             ConfigError: The samples are not images of one shape.
         """
-        _check_images(x, x2)
-        other = x if x2 is None else x2
-        variances, other_variances = self._variances(x), None if x2 is None else self._variances(x2)
+        x, other = _images(x, x2)
+        variances, other_variances = self._variances(x), None if x2 is None else self._variances(other)
         block_NM = x.new_zeros(len(x), len(other))
-        for rows, columns in self._tiles(x, x2):
+        for rows, columns in tiles(len(x), None if x2 is None else len(other), self._pairs_per_batch(x)):
             inner = [layer[rows, None] for layer in variances]
             outer = [layer[None, columns] for layer in other_variances or variances]
             block_NM[rows, columns] = self._values(x[rows, None], other[None, columns], inner, outer)
-        if x2 is not None:
-            return block_NM
-        upper_NN = block_NM.triu()
-        return upper_NN + upper_NN.triu(1).T
+        return mirrored(block_NM) if x2 is None else block_NM
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return every image's kernel with itself, in batches of bounded size."""
-        _check_images(x, None)
+        x, _ = _images(x, None)
         variances = self._variances(x)
         size = self._pairs_per_batch(x)
         values = [x.new_zeros(0)]
@@ -100,17 +97,6 @@ class ConvolutionalKernel(AbstractClosedForm):
         pair_bytes = 8 * max(1, num_pixels**2 if self._config.head == "gap" else num_pixels)
         return max(1, BATCH_BYTES // pair_bytes)
 
-    def _tiles(self, x: torch.Tensor, x2: torch.Tensor | None) -> Iterator[tuple[slice, slice]]:
-        """Yield rows and columns of batches of pairs; without ``x2`` only those that reach above the diagonal."""
-        num_columns, size = len(x if x2 is None else x2), self._pairs_per_batch(x)
-        # Of square tiles the fewest lie below the diagonal in part.
-        width = max(1, min(num_columns, int(size**0.5) if x2 is None else size))
-        height = max(1, size // width)
-        for row in range(0, len(x), height):
-            for column in range(0, num_columns, width):
-                if x2 is not None or column + width > row:
-                    yield slice(row, row + height), slice(column, column + width)
-
 
 def _inner_products(x: torch.Tensor, x2: torch.Tensor, crossed: bool) -> torch.Tensor:
     """Return sum over channels x_p x'_p', at equal pixels or for all pairs; added up channel by channel.
@@ -144,7 +130,12 @@ def _ahead(covariance: torch.Tensor, dims: tuple[int, ...], start: int, length: 
     return covariance
 
 
-def _check_images(x: torch.Tensor, x2: torch.Tensor | None) -> None:
+def _images(x: torch.Tensor, x2: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both sets of images, the second of which may be the first, in float64.
+
+    Raises:
+        ConfigError: They are no images of one shape, or have pixels that are not finite.
+    """
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ConfigError(
             f"kind 'cntk' takes images (channels, height, width), found samples of shape {tuple(x.shape[1:])}; "
@@ -152,3 +143,5 @@ def _check_images(x: torch.Tensor, x2: torch.Tensor | None) -> None:
         )
     if x2 is not None and x2.shape[1:] != x.shape[1:]:
         raise ConfigError(f"images must have one shape, found {tuple(x.shape[1:])} and {tuple(x2.shape[1:])}.")
+    images = as_doubles(x)
+    return images, images if x2 is None else as_doubles(x2)

@@ -1,15 +1,8 @@
-"""Vectors, the distances and angles between them without cancellation, and matrices filled strip by strip."""
+"""Distances and angles between vectors without cancellation."""
 
-import math
-from collections.abc import Callable
 from typing import final
 
 import torch
-
-from ntkpipe.configs.errors import ConfigError
-
-STRIP_ENTRIES = 2**16
-"""Of a strip of the matrix, 512 KiB in float64: a formula's dozen temporaries stay in the processor's cache."""
 
 GATHER_ENTRIES = 2**20
 """Coordinates that are gathered at a time where pairs are subtracted one by one: 8 MiB."""
@@ -25,39 +18,6 @@ CROWDED = 8
 """If more than one pair in so many is near, subtracting all pairs of a strip is cheaper than gathering some."""
 
 
-def as_vectors(x: torch.Tensor) -> torch.Tensor:
-    """Return samples as (N, d) vectors in float64; all axes but the first are flattened, numbers become vectors of one.
-
-    Raises:
-        ConfigError: There are no coordinates, or one is not finite.
-    """
-    width = math.prod(x.shape[1:])
-    if x.ndim == 0 or width == 0:
-        raise ConfigError(f"samples of shape {tuple(x.shape)} have no coordinates; expected one row per sample.")
-    vectors_NX = x.to(torch.float64).reshape(len(x), width)
-    if not torch.isfinite(vectors_NX).all():
-        row = int((~torch.isfinite(vectors_NX)).any(1).nonzero()[0])
-        raise ConfigError(f"sample {row} has coordinates that are not finite; remove it, or replace them.")
-    return vectors_NX
-
-
-def vector_pair(x: torch.Tensor, x2: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return both sets of samples as vectors of one length; None stays None.
-
-    Raises:
-        ConfigError: There are no coordinates, the two sets have different ones, or one is not finite.
-    """
-    rows_NX = as_vectors(x)
-    if x2 is None:
-        return rows_NX, None
-    columns_MX = as_vectors(x2)
-    if rows_NX.shape[1] != columns_MX.shape[1]:
-        raise ConfigError(
-            f"samples have {rows_NX.shape[1]} and {columns_MX.shape[1]} coordinates; a kernel takes equally long vectors."
-        )
-    return rows_NX, columns_MX
-
-
 def unit_rows(vectors_NX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return vectors divided by their lengths, and the lengths (N,); zero vectors stay zero.
 
@@ -67,38 +27,6 @@ def unit_rows(vectors_NX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scaled_NX = vectors_NX / largest_N1.where(largest_N1 > 0, 1.0)
     norms_N1 = scaled_NX.norm(dim=1, keepdim=True)
     return scaled_NX / norms_N1.where(norms_N1 > 0, 1.0), (norms_N1 * largest_N1).squeeze(1)
-
-
-def fill(
-    num_rows: int,
-    num_columns: int | None,
-    entries: Callable[[slice, slice], torch.Tensor],
-    diagonal_N: torch.Tensor,
-) -> torch.Tensor:
-    """Return the (N, M) matrix whose parts a function computes, in strips of about ``STRIP_ENTRIES``.
-
-    Args:
-        num_rows: N.
-        num_columns: M, or None for a symmetric matrix of N columns, of which one triangle is computed and mirrored.
-        entries: Returns the part between some rows and some columns.
-        diagonal_N: Of a symmetric matrix, which takes its diagonal from here; otherwise it only says where to compute.
-    """
-    symmetric = num_columns is None
-    num_columns = num_rows if num_columns is None else num_columns
-    block_NM = diagonal_N.new_empty(num_rows, num_columns)
-    step = max(1, STRIP_ENTRIES // max(1, num_columns))
-    for start in range(0, num_rows, step):
-        rows = slice(start, min(start + step, num_rows))
-        if not symmetric:
-            block_NM[rows] = entries(rows, slice(0, num_columns))
-            continue
-        block_NM[rows, : rows.stop] = entries(rows, slice(0, rows.stop))
-        block_NM[:start, rows] = block_NM[rows, :start].T
-        corner = block_NM[rows, rows]
-        block_NM[rows, rows] = corner.tril() + corner.tril(-1).T
-    if symmetric:
-        block_NM.diagonal().copy_(diagonal_N)
-    return block_NM
 
 
 @final

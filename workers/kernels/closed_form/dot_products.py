@@ -7,7 +7,10 @@ import torch
 
 from ntkpipe.configs.kernels.dot_products import ArcCosineConfig, CosineConfig, PolynomialConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
-from ntkpipe.workers.kernels.closed_form.distances import Angles, as_vectors, fill, unit_rows, vector_pair
+from ntkpipe.workers.kernels.closed_form.distances import Angles, unit_rows
+from ntkpipe.workers.kernels.closed_form.duals.piecewise_linear import kappas
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors, vector_pair
+from ntkpipe.workers.kernels.closed_form.tiling import fill
 
 
 @final
@@ -108,12 +111,11 @@ class ArcCosineKernel(AbstractClosedForm):
         return squares_N if self._order == 1 else 3 * squares_N.square()
 
     def _of_angles(self, angles: torch.Tensor) -> torch.Tensor:
-        left = math.pi - angles
         if self._order == 0:
-            return left / math.pi
+            return 1 - angles / math.pi
         sines, cosines = torch.sin(angles), torch.cos(angles)
-        shape = sines + left * cosines
+        shape, switched = kappas(cosines, sines, angles)
         if self._order == 2:
-            shape = 3 * sines * cosines + left * (1 + 2 * cosines.square())
+            shape = (1 + 2 * cosines.square()).mul_(switched).add_(sines.mul_(cosines), alpha=3 / math.pi)
         # Opposite vectors have zero, which rounding may miss on the wrong side.
-        return shape.div_(math.pi).clamp_(min=0)
+        return shape.clamp_(min=0)

@@ -35,7 +35,7 @@ def solve_scheme(cells_IJB: torch.Tensor, dyadic_order: int) -> torch.Tensor:
     last, new = torch.ones_like(before), torch.ones_like(before)
     for s in range(2, fine_i + fine_j + 1):
         low, high = max(1, s - fine_j), min(fine_i, s - 1)
-        i = torch.arange(low - 1, high)
+        i = torch.arange(low - 1, high, device=cells_IJB.device)
         g = flat_CB.index_select(0, (i >> dyadic_order) * num_j + ((s - 2 - i) >> dyadic_order))
         twelfth = g.square().div_(12)
         sides = torch.add(last[low - 1 : high], last[low : high + 1])
@@ -103,7 +103,7 @@ def _solve_with_terms(cells_IJB: torch.Tensor, num_terms: int) -> tuple[torch.Te
     """
     num_i, num_j, num_pairs = cells_IJB.shape
     flat_CB = cells_IJB.reshape(-1, num_pairs)
-    orders_P = torch.arange(num_terms, dtype=cells_IJB.dtype)
+    orders_P = torch.arange(num_terms, dtype=cells_IJB.dtype, device=cells_IJB.device)
     factorials_P = torch.exp(torch.lgamma(orders_P + 1))
     hankel_PP = factorials_P[:, None] / torch.exp(torch.lgamma(orders_P[:, None] + orders_P + 1))
     hankel_PP[:, 0] = 0
@@ -114,7 +114,7 @@ def _solve_with_terms(cells_IJB: torch.Tensor, num_terms: int) -> tuple[torch.Te
     largest = 0.0
     for s in range(num_i + num_j - 1):
         low, high = max(0, s - num_j + 1), min(num_i, s + 1)
-        i = torch.arange(low, high)
+        i = torch.arange(low, high, device=cells_IJB.device)
         g_IB = flat_CB.index_select(0, i * num_j + (s - i))
         powers = [torch.ones_like(g_IB)]
         for k in range(1, num_terms):

@@ -8,12 +8,9 @@ from typing import Literal
 import torch
 
 from ntkpipe.configs.errors import NumericalError
-from ntkpipe.workers.kernels.closed_form.relu_duals import relu_duals
+from ntkpipe.workers.kernels.closed_form.duals.covariances import relu_duals
 
 Normalisation = Literal["none", "mean-diagonal"]
-
-GRADIENT_TOLERANCE = 1e-9
-"""At which the fit stops: largest derivative of the objective per inducing input and unit of max(1, nu)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +31,11 @@ class GramLayer:
         """G."""
         root_PP = self.kernel_factor_PP @ self.learned_PP
         return root_PP @ root_PP.T
+
+    def to(self, device: torch.device) -> "GramLayer":
+        """Return the layer on a device."""
+        tensors = (self.kernel_factor_PP.to(device), self.learned_PP.to(device))
+        return GramLayer(self.variance_P.to(device), self.unit, *tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def layer_kernel(
     kernel_PP = arc_cosine_map(gram_PP)
     mean = kernel_PP.diagonal().mean()
     unit = mean if normalisation == "mean-diagonal" else torch.ones_like(mean)
-    identity_PP = torch.eye(len(gram_PP), dtype=gram_PP.dtype)
+    identity_PP = torch.eye(len(gram_PP), dtype=gram_PP.dtype, device=gram_PP.device)
     return kernel_PP / unit + jitter * mean / unit * identity_PP, unit
 
 
@@ -81,7 +83,7 @@ def gram_divergence(gram_PP: torch.Tensor, kernel_PP: torch.Tensor) -> torch.Ten
 def label_evidence(gram_PP: torch.Tensor, targets_PT: torch.Tensor, *, noise: float) -> torch.Tensor:
     """Return sum_t log N(y_t; 0, gram + noise I), in nats."""
     num, num_targets = targets_PT.shape
-    factor_PP = _cholesky(gram_PP + noise * torch.eye(num, dtype=gram_PP.dtype))
+    factor_PP = _cholesky(gram_PP + noise * torch.eye(num, dtype=gram_PP.dtype, device=gram_PP.device))
     white_PT = torch.linalg.solve_triangular(factor_PP, targets_PT, upper=False)
     half_log_det = factor_PP.diagonal().log().sum()
     normaliser: torch.Tensor = num_targets * (half_log_det + num / 2 * math.log(2 * math.pi))
@@ -110,7 +112,7 @@ def deep_kernel_objective(
         jitter: Share of the mean diagonal that is added to the kernels.
         normalisation: Of the kernels.
     """
-    total, before = torch.zeros((), dtype=input_gram_PP.dtype), input_gram_PP
+    total, before = input_gram_PP.new_zeros(()), input_gram_PP
     for gram_PP in grams:
         kernel_PP, _ = layer_kernel(before, jitter=jitter, normalisation=normalisation)
         total, before = total - nu * gram_divergence(gram_PP, kernel_PP), gram_PP
@@ -130,6 +132,7 @@ def fit_gram_layers(
     jitter: float,
     normalisation: Normalisation = "none",
     steps: int,
+    tolerance: float,
 ) -> list[GramLayer]:
     """Return the layers that maximise the objective, by L-BFGS from G_l = K(G_{l-1}); no randomness.
 
@@ -137,11 +140,24 @@ def fit_gram_layers(
     diagonal: every divergence is then 1/2 (|A|^2 - 2 sum log A_ii - P) whatever the layers before, and the unknowns
     start, and for large nu end, at the identity. Each step takes O(depth P^3).
 
+    Args:
+        input_gram_PP: G_0.
+        targets_PT: One column per target.
+        depth: How many layers.
+        nu: Weight of the divergences.
+        noise: Variance of the labels' noise.
+        jitter: Share of the mean diagonal that is added to the kernels.
+        normalisation: Of the kernels.
+        steps: Not to be exceeded; 0 returns the start.
+        tolerance: At which the fit ends: the largest derivative of the objective with respect to an entry of an A_l below
+            its diagonal, or to the logarithm of one on it, over max(1, nu).
+
     Raises:
-        NumericalError: A matrix stopped being positive definite.
+        NumericalError: The tolerance was not reached, or a matrix stopped being positive definite.
     """
     num = len(input_gram_PP)
-    unknowns = torch.zeros(depth, num, num, dtype=input_gram_PP.dtype, requires_grad=steps > 0)
+    unknowns = input_gram_PP.new_zeros(depth, num, num).requires_grad_(steps > 0)
+    # Of the order of one whatever P and nu, which is where the optimiser's first step fits.
     scale = num * max(1.0, nu)
 
     def loss() -> torch.Tensor:
@@ -151,11 +167,9 @@ def fit_gram_layers(
         return (nu * divergence - label_evidence(last_PP, targets_PT, noise=noise)) / scale
 
     if steps:
-        _minimise(loss, unknowns, steps)
-    layers = _layers(input_gram_PP, unknowns.detach(), jitter, normalisation)
-    if not all(torch.isfinite(layer.gram_PP).all() for layer in layers):
-        raise NumericalError("the fit of a deep kernel machine diverged; give a larger jitter or nu.")
-    return layers
+        taken, slope = _minimise(loss, unknowns, steps, tolerance / num)
+        _check_optimum(taken, slope * num, steps, tolerance)
+    return _layers(input_gram_PP, unknowns.detach(), jitter, normalisation)
 
 
 def propagate(layer: GramLayer, state: LayerState) -> tuple[LayerState, torch.Tensor]:
@@ -215,12 +229,15 @@ def _divergence_of_root(root_PP: torch.Tensor) -> torch.Tensor:
     return (root_PP.square().sum() - 2 * root_PP.diagonal().log().sum() - len(root_PP)) / 2
 
 
-def _minimise(loss: Callable[[], torch.Tensor], unknowns: torch.Tensor, steps: int) -> None:
+def _minimise(
+    loss: Callable[[], torch.Tensor], unknowns: torch.Tensor, steps: int, tolerance: float
+) -> tuple[int, float]:
+    """Return how many steps were taken, and the largest derivative of the loss where they end."""
     optimiser = torch.optim.LBFGS(
         [unknowns],
         max_iter=steps,
         max_eval=4 * steps,
-        tolerance_grad=GRADIENT_TOLERANCE,
+        tolerance_grad=tolerance,
         tolerance_change=0,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -233,3 +250,17 @@ def _minimise(loss: Callable[[], torch.Tensor], unknowns: torch.Tensor, steps: i
         return float(value.detach())
 
     optimiser.step(closure)
+    closure()
+    assert unknowns.grad is not None, "the loss depends on all unknowns"
+    return int(optimiser.state[unknowns].get("n_iter", 0)), float(unknowns.grad.abs().max())
+
+
+def _check_optimum(taken: int, slope: float, steps: int, tolerance: float) -> None:
+    # A slope that is no number is refused too.
+    if not slope <= tolerance:
+        more = "more steps, " if taken >= steps else ""
+        raise NumericalError(
+            f"the fit of a deep kernel machine ended after {taken} of at most {steps} steps where a derivative is "
+            f"{slope:.1e}, more than tolerance = {tolerance:.1e}. Give it {more}a larger nu or noise, which make it easier, "
+            "or a larger tolerance if less learning is acceptable."
+        )

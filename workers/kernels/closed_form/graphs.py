@@ -9,7 +9,9 @@ import torch
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.structured import GraphConfig, GraphNodeConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
-from ntkpipe.workers.kernels.closed_form.relu_duals import relu_duals
+from ntkpipe.workers.kernels.closed_form.duals.covariances import relu_duals
+from ntkpipe.workers.kernels.closed_form.samples import as_doubles
+from ntkpipe.workers.kernels.closed_form.tiling import mirrored, tiles
 
 BATCH_BYTES = 2 * 2**20
 """Of one tensor of node pairs. About eight of them exist at a time, and are read from a processor's cache many times."""
@@ -57,18 +59,17 @@ class GraphKernel(AbstractClosedForm):
                 f"kind 'gntk' takes graphs whose nodes have features of one dimension, found "
                 f"{graphs.features.shape[-1]} and {others.features.shape[-1]}."
             )
-        block_NM = x.new_zeros(len(graphs.features), len(others.features))
-        for rows, columns in _tiles(graphs, others, symmetric=x2 is None):
+        (num_rows, num_nodes), (num_columns, other_nodes) = graphs.features.shape[:2], others.features.shape[:2]
+        block_NM = graphs.features.new_zeros(num_rows, num_columns)
+        num_pairs = _graphs_per_batch(num_nodes * other_nodes)
+        for rows, columns in tiles(num_rows, None if x2 is None else num_columns, num_pairs):
             block_NM[rows, columns] = self._values(graphs.at((rows, None)), others.at((None, columns)))
-        if x2 is not None:
-            return block_NM
-        upper_NN = block_NM.triu()
-        return upper_NN + upper_NN.triu(1).T
+        return mirrored(block_NM) if x2 is None else block_NM
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return every graph's kernel with itself."""
         graphs = self._parsed(x)
-        return torch.cat([x.new_zeros(0), *(self._values(graphs.at(part)) for part in _batches(graphs))])
+        return torch.cat([graphs.features.new_zeros(0), *(self._values(graphs.at(part)) for part in _batches(graphs))])
 
     def _values(self, graphs: Graphs, others: Graphs | None = None) -> torch.Tensor:
         return 2 * tangent_covariance(self._config, graphs, others).sum((-2, -1))
@@ -85,7 +86,7 @@ class GraphKernel(AbstractClosedForm):
                 "kind 'gntk' takes graphs of shape (V, V + F), V columns of adjacency beside F >= 1 of features, found "
                 f"samples of shape {tuple(x.shape[1:])}."
             )
-        num_nodes = x.shape[1]
+        x, num_nodes = as_doubles(x), x.shape[1]
         return Graphs(scaled_adjacency(x[..., :num_nodes], self._config.scale), x[..., num_nodes:])
 
 
@@ -161,18 +162,9 @@ def _aggregated(covariance: torch.Tensor, graphs: Graphs, others: Graphs) -> tor
 
 def _batches(graphs: Graphs) -> Iterator[slice]:
     num, num_nodes = graphs.features.shape[:2]
-    size = max(1, BATCH_BYTES // (8 * num_nodes**2))
+    size = _graphs_per_batch(num_nodes**2)
     return (slice(start, start + size) for start in range(0, num, size))
 
 
-def _tiles(graphs: Graphs, others: Graphs, *, symmetric: bool) -> Iterator[tuple[slice, slice]]:
-    """Yield rows and columns of batches of pairs; of a symmetric matrix only those that reach above the diagonal."""
-    (num_rows, num_nodes), (num_columns, other_nodes) = graphs.features.shape[:2], others.features.shape[:2]
-    size = max(1, BATCH_BYTES // (8 * num_nodes * other_nodes))
-    # Of square tiles the fewest lie below the diagonal in part.
-    width = max(1, min(num_columns, int(size**0.5) if symmetric else size))
-    height = max(1, size // width)
-    for row in range(0, num_rows, height):
-        for column in range(0, num_columns, width):
-            if not symmetric or column + width > row:
-                yield slice(row, row + height), slice(column, column + width)
+def _graphs_per_batch(node_pairs: int) -> int:
+    return max(1, BATCH_BYTES // (8 * node_pairs))

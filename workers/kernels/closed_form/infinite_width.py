@@ -11,11 +11,13 @@ import torch
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.infinite_width import InfiniteWidthConfig, NngpLimitConfig, NtkConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
-from ntkpipe.workers.kernels.closed_form.distances import Angles, as_vectors, fill, unit_rows, vector_pair
+from ntkpipe.workers.kernels.closed_form.distances import Angles, unit_rows
 from ntkpipe.workers.kernels.closed_form.duals.base import AbstractDual, LayerMoments, PairMoments
 from ntkpipe.workers.kernels.closed_form.duals.piecewise_linear import PiecewiseLinearDual
 from ntkpipe.workers.kernels.closed_form.duals.series import SeriesDual
 from ntkpipe.workers.kernels.closed_form.duals.smooth import ErfDual, GeluDual, TrigonometricDual
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors, vector_pair
+from ntkpipe.workers.kernels.closed_form.tiling import fill
 from ntkpipe.workers.sources.imports import resolve
 
 
@@ -126,7 +128,8 @@ class _Network:
         """The variance of weights times the factor that normalises the activation."""
         if not self._config.normalise:
             return self._config.weight_variance
-        mean = float(self._dual.prepare(torch.ones(1, dtype=torch.float64), slopes=False).value_S)
+        one_S = torch.ones(1, dtype=torch.float64, device="cpu")
+        mean = float(self._dual.prepare(one_S, slopes=False).value_S)
         if mean == 0:
             raise ConfigError(
                 f"activation {self._config.activation} is zero almost everywhere and cannot be normalised."

@@ -1,22 +1,20 @@
 """Signature kernels that depend on an activation: infinitely wide controlled residual networks."""
 
-import math
 from typing import final
 
 import torch
 
 from ntkpipe.configs.kernels.structured import NeuralSignatureConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
-from ntkpipe.workers.kernels.closed_form.relu_duals import relu_duals
+from ntkpipe.workers.kernels.closed_form.duals.covariances import covariance_dual
 from ntkpipe.workers.kernels.closed_form.signatures import (
+    as_paths,
     batch_size,
-    check_paths,
     finite,
-    mirrored,
     pair_cells,
     self_cells,
-    tiles,
 )
+from ntkpipe.workers.kernels.closed_form.tiling import mirrored, tiles
 
 
 @final
@@ -32,6 +30,7 @@ class NeuralSignatureKernel(AbstractClosedForm):
 
     def __init__(self, config: NeuralSignatureConfig) -> None:
         self._config = config
+        self._mean = covariance_dual(config.activation)
 
     def block(self, x: torch.Tensor, x2: torch.Tensor | None = None) -> torch.Tensor:
         """Return the kernel between paths, (N, L, d) and (M, L', d).
@@ -40,12 +39,11 @@ class NeuralSignatureKernel(AbstractClosedForm):
             ConfigError: The samples are not paths, or of different dimensions.
             NumericalError: The kernel of two paths exceeds double precision.
         """
-        check_paths(x, x2)
-        other = x if x2 is None else x2
+        x, other = as_paths(x, x2)
         own_IN = self._own(x)
         own_JM = own_IN if x2 is None else self._own(other)
         block_NM = x.new_empty(len(x), len(other))
-        for rows, columns in tiles(x, x2):
+        for rows, columns in tiles(len(x), None if x2 is None else len(other), batch_size(x, other)):
             a_IN, c_JM = own_IN[:, rows], own_JM[:, columns]
             cells_IJB = pair_cells(x[rows], other[columns], self._config)
             a_IB = a_IN.repeat_interleave(c_JM.shape[1], dim=1)
@@ -58,7 +56,7 @@ class NeuralSignatureKernel(AbstractClosedForm):
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return every path's kernel with itself."""
-        check_paths(x, None)
+        x, _ = as_paths(x, None)
         return finite(self._own(x)[-1].clone())
 
     def _own(self, x: torch.Tensor) -> torch.Tensor:
@@ -74,7 +72,7 @@ class NeuralSignatureKernel(AbstractClosedForm):
         num_steps, num_pairs = cells_IIB.shape[1] << order, cells_IIB.shape[2]
         own_IB = cells_IIB.new_ones(num_steps + 1, num_pairs)
         row_JB = cells_IIB.new_ones(num_steps + 1, num_pairs)
-        columns = torch.arange(num_steps) >> order
+        columns = torch.arange(num_steps, device=cells_IIB.device) >> order
         for m in range(num_steps):
             cells_JB = cells_IIB[m >> order].index_select(0, columns[: m + 1])
             added_JB = self._dual(own_IB[m], row_JB[: m + 1], own_IB[: m + 1]).mul_(cells_JB)
@@ -88,7 +86,7 @@ class NeuralSignatureKernel(AbstractClosedForm):
         """Return K in the far corner, (B,), given the diagonals of both paths."""
         order = self._config.dyadic_order
         cells_IJB = cells_IJB / 4**order
-        columns = torch.arange(cells_IJB.shape[1] << order) >> order
+        columns = torch.arange(cells_IJB.shape[1] << order, device=cells_IJB.device) >> order
         row_JB = torch.ones_like(c_JB)
         for i in range(cells_IJB.shape[0] << order):
             added_JB = self._dual(a_IB[i], row_JB[:-1], c_JB[:-1])
@@ -97,27 +95,4 @@ class NeuralSignatureKernel(AbstractClosedForm):
 
     def _dual(self, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         """Return weight_variance E[s(u) s(v)] + bias_variance, a tensor of its own."""
-        config = self._config
-        match config.activation:
-            case "identity":
-                dual = b.clone()
-            case "relu":
-                dual = relu_duals(a, b, c)[0]
-            case "erf":
-                dual = torch.atan2(2 * b, ((1 + 2 * a) * (1 + 2 * c) - 4 * b.square()).clamp_min(0).sqrt())
-                dual.mul_(2 / math.pi)
-            case "gelu":
-                dual = _gelu_dual(a, b, c)
-        return dual.mul_(config.weight_variance).add_(config.bias_variance)
-
-
-def _gelu_dual(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """Return E[s(u) s(v)] of s(z) = z Phi(z) (Tsuchida et al., 2021).
-
-    With p = (1 + a)(1 + c) and R^2 = p - b^2: ((b^2 + a c R^2) / (p R) + b arctan(b / R)) / (2 pi) + b / 4.
-    """
-    product = (1 + a) * (1 + c)
-    squared = (product - b.square()).clamp_min(torch.finfo(b.dtype).tiny)
-    root = squared.sqrt()
-    fraction = (b.square() + a * c * squared) / (product * root)
-    return (fraction + b * torch.atan2(b, root)) / (2 * math.pi) + b / 4
+        return self._mean(a, b, c).mul_(self._config.weight_variance).add_(self._config.bias_variance)

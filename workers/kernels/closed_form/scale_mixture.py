@@ -62,7 +62,7 @@ def scale_mixture_posterior(
     if not (shape > 0 and rate > 0 and jitter >= 0 and math.isfinite(shape + rate + jitter)):
         raise ConfigError(f"shape = {shape} and rate = {rate} must be positive, and jitter = {jitter} not negative.")
     num = len(targets_NT)
-    factor_NN = _cholesky(kernel_NN.double() + jitter * torch.eye(num, dtype=torch.float64))
+    factor_NN = _cholesky(kernel_NN.double() + jitter * torch.eye(num, dtype=torch.float64, device=kernel_NN.device))
     white_NT = torch.linalg.solve_triangular(factor_NN, targets_NT, upper=False)
     white_NM = torch.linalg.solve_triangular(factor_NN, test_kernel_MN.double().T, upper=False)
     quadratic_T = white_NT.square().sum(0)

@@ -1,6 +1,5 @@
 """The untruncated signature kernel of paths, and the geometry that kernels of paths share."""
 
-from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -9,6 +8,8 @@ from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.configs.kernels.structured import NeuralSignatureConfig, SignatureConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
 from ntkpipe.workers.kernels.closed_form.goursat import solve_scheme, solve_series
+from ntkpipe.workers.kernels.closed_form.samples import as_doubles
+from ntkpipe.workers.kernels.closed_form.tiling import mirrored, tiles
 
 BATCH_BYTES = 32 * 2**20
 """Of the cells' second differences of one batch of pairs."""
@@ -40,10 +41,9 @@ class SignatureKernel(AbstractClosedForm):
             ConfigError: The samples are not paths, or of different dimensions.
             NumericalError: The kernel of two paths exceeds double precision, or a path's with itself is impossible.
         """
-        check_paths(x, x2)
-        other = x if x2 is None else x2
+        x, other = as_paths(x, x2)
         block_NM = x.new_empty(len(x), len(other))
-        for rows, columns in tiles(x, x2):
+        for rows, columns in tiles(len(x), None if x2 is None else len(other), batch_size(x, other)):
             cells_IJB = pair_cells(x[rows], other[columns], self._config)
             block_NM[rows, columns] = self._solve(cells_IJB).reshape(-1, len(other[columns]))
         if x2 is not None:
@@ -53,7 +53,7 @@ class SignatureKernel(AbstractClosedForm):
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return every path's kernel with itself, linear in N."""
-        check_paths(x, None)
+        x, _ = as_paths(x, None)
         parts = [self._solve(self_cells(part, self._config)) for part in x.split(batch_size(x, x)) if len(part)]
         return _credible(finite(torch.cat([x.new_zeros(0), *parts])))
 
@@ -62,16 +62,22 @@ class SignatureKernel(AbstractClosedForm):
         return solve_series(cells_IJB) if order is None else solve_scheme(cells_IJB, order)
 
 
-def check_paths(x: torch.Tensor, x2: torch.Tensor | None) -> None:
-    """Raise ConfigError unless samples are paths (N, L, d), with at least one point, of one dimension d."""
+def as_paths(x: torch.Tensor, x2: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both sets of paths, (N, L, d) and (M, L', d) in float64; the second may be the first.
+
+    Raises:
+        ConfigError: They are no paths of at least one point and of one dimension, or a point is not finite.
+    """
     for paths in (x,) if x2 is None else (x, x2):
-        if paths.dim() != 3 or paths.shape[1] < 1:
+        if paths.dim() != 3 or 0 in paths.shape[1:]:
             raise ConfigError(
                 f"kernels of paths take samples of shape (points, dimension), found {tuple(paths.shape[1:])}; "
                 "reshape the inputs, a series of numbers to (points, 1)."
             )
     if x2 is not None and x.shape[2] != x2.shape[2]:
         raise ConfigError(f"paths must have one dimension, found {x.shape[2]} and {x2.shape[2]}.")
+    paths = as_doubles(x)
+    return paths, paths if x2 is None else as_doubles(x2)
 
 
 def pair_cells(x: torch.Tensor, x2: torch.Tensor, config: SignatureConfig | NeuralSignatureConfig) -> torch.Tensor:
@@ -95,7 +101,7 @@ def self_cells(x: torch.Tensor, config: SignatureConfig | NeuralSignatureConfig)
 
 def _gaussian(x: torch.Tensor, x2: torch.Tensor, bandwidth: float) -> torch.Tensor:
     """Return exp(-|x - x2|^2 / (2 w^2)) along the last dimension; coordinates one by one, so that it is never stored."""
-    squares = torch.zeros(torch.broadcast_shapes(x.shape, x2.shape)[:-1], dtype=x.dtype)
+    squares = torch.zeros(torch.broadcast_shapes(x.shape, x2.shape)[:-1], dtype=x.dtype, device=x.device)
     for coordinate in range(x.shape[-1]):
         squares += (x[..., coordinate] - x2[..., coordinate]).square_()
     return squares.mul_(-0.5 / bandwidth**2).exp_()
@@ -105,24 +111,6 @@ def batch_size(x: torch.Tensor, x2: torch.Tensor) -> int:
     """Return how many pairs of paths are worked on at a time."""
     cell_bytes = 8 * max(1, x.shape[1] * x2.shape[1])
     return max(1, min(MAX_PAIRS, BATCH_BYTES // cell_bytes))
-
-
-def tiles(x: torch.Tensor, x2: torch.Tensor | None) -> Iterator[tuple[slice, slice]]:
-    """Yield rows and columns of batches of pairs; without ``x2`` only those that reach above the diagonal."""
-    other = x if x2 is None else x2
-    size = batch_size(x, other)
-    width = min(max(1, len(other)), size, max(1, int(size**0.5)) if x2 is None else size)
-    height = max(1, size // width)
-    for row in range(0, len(x), height):
-        for column in range(0, len(other), width):
-            if x2 is not None or column + width > row:
-                yield slice(row, row + height), slice(column, column + width)
-
-
-def mirrored(block_NN: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric matrix of an upper triangle; entries below it may be anything."""
-    upper_NN = block_NN.triu()
-    return upper_NN + upper_NN.triu(1).T
 
 
 def finite(values: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,9 @@ import torch
 
 from ntkpipe.configs.kernels.distances import DispersalConfig, GaussianConfig, LaplaceConfig, MaternConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
-from ntkpipe.workers.kernels.closed_form.distances import Distances, as_vectors, fill, vector_pair
+from ntkpipe.workers.kernels.closed_form.distances import Distances
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors, vector_pair
+from ntkpipe.workers.kernels.closed_form.tiling import fill
 
 
 @final

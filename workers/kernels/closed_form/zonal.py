@@ -11,7 +11,9 @@ import torch
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.dot_products import ZonalConfig
 from ntkpipe.workers.kernels.closed_form.base import AbstractClosedForm
-from ntkpipe.workers.kernels.closed_form.distances import as_vectors, fill, unit_rows, vector_pair
+from ntkpipe.workers.kernels.closed_form.distances import unit_rows
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors, vector_pair
+from ntkpipe.workers.kernels.closed_form.tiling import fill
 
 
 @final

@@ -9,7 +9,7 @@ class AbstractRandomFeatures(ABC):
     """A fixed random map of single samples, drawn from a seed.
 
     Every random bit is a function of (kind, version, seed, position) through a counter-based generator, so that all
-    workers draw the same map. Features are computed in float64.
+    workers draw the same map. Features are computed in float64, where the samples are.
 
     Attributes:
         dim: K, the number of features.
@@ -25,10 +25,11 @@ class AbstractRandomFeatures(ABC):
         """Return the (N, K) features of samples, in float64.
 
         Args:
-            x: (N, ...) samples in float64, integers where samples are indices.
+            x: (N, ...) samples of any real type, on any device; integers are taken as numbers, or as indices where samples
+                are that.
 
         Raises:
-            ConfigError: The samples do not have the shape that the map is defined for.
+            ConfigError: The samples do not have the shape that the map is defined for, or are not finite.
         """
 
 

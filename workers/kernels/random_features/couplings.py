@@ -15,10 +15,10 @@ BLOCK_ENTRIES = 2**22
 """Blocks are made for at most this many entries at a time (32 MiB), beside the result; more if a block is larger."""
 
 MAX_SWEEPS = 100
-"""Of the directions of a block; most blocks sum to zero after a few."""
+"""Of the directions of a block; most blocks are balanced after a few."""
 
 BALANCED = 1e-12
-"""A sum of frequencies this short, relative to the longest of them, is zero."""
+"""How much longer than the shortest possible one a sum of frequencies may be, relative to the longest of them."""
 
 
 def coupled_normals(coupling: Coupling, seed: int, part: int, num: int, width: int) -> torch.Tensor:
@@ -80,9 +80,11 @@ def balanced_rows(vectors_BDD: torch.Tensor) -> torch.Tensor:
     """
     vectors_BDD = vectors_BDD.clone()
     lengths_BD = vectors_BDD.norm(dim=2)
+    longest_B = lengths_BD.amax(dim=1)
+    enough_B = (2 * longest_B - lengths_BD.sum(dim=1)).clamp_min(0) + BALANCED * longest_B
     for _ in range(MAX_SWEEPS):
         sums_BD = vectors_BDD.sum(dim=1)
-        if bool((sums_BD.norm(dim=1) <= BALANCED * lengths_BD.amax(dim=1)).all()):
+        if bool((sums_BD.norm(dim=1) <= enough_B).all()):
             break
         for row in range(vectors_BDD.shape[1]):
             others_BD = sums_BD - vectors_BDD[:, row]

@@ -6,6 +6,7 @@ from typing import final
 import torch
 
 from ntkpipe.configs.kernels.random_features import FourierFeaturesConfig
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors
 from ntkpipe.workers.kernels.random_features.base import AbstractRandomFeatures
 from ntkpipe.workers.kernels.random_features.frequencies import (
     AbstractFrequencies,
@@ -13,7 +14,6 @@ from ntkpipe.workers.kernels.random_features.frequencies import (
     StudentFrequencies,
     make_frequencies,
 )
-from ntkpipe.workers.kernels.random_features.samples import as_vectors
 
 
 @final
@@ -42,7 +42,8 @@ class FourierFeatures(AbstractRandomFeatures):
         width = x_ND.shape[1]
         if width not in self._drawn:
             self._drawn = {width: _draw(self._config, width)}
-        return fourier_pairs(self._drawn[width].project(x_ND)) / math.sqrt(self.dim // 2)
+        frequencies = self._drawn[width].to(x.device)
+        return fourier_pairs(frequencies(x_ND)) / math.sqrt(self.dim // 2)
 
 
 def fourier_pairs(phases_NM: torch.Tensor) -> torch.Tensor:

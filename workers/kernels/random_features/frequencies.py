@@ -7,26 +7,35 @@ from typing import final
 import torch
 
 from ntkpipe.configs.kernels.random_features import Coupling, Frequencies
+from ntkpipe.workers.hadamard import hadamard
 from ntkpipe.workers.kernels.random_features.couplings import coupled_normals
-from ntkpipe.workers.kernels.random_features.streams import Stream
+from ntkpipe.workers.kernels.random_features.streams import CPU, Stream
 
 
-class AbstractFrequencies(ABC):
-    """M random vectors w_j of dimension D."""
+class AbstractFrequencies(torch.nn.Module, ABC):
+    """M random vectors w_j of dimension D, as a module without parameters: it moves between devices."""
 
     @abstractmethod
-    def project(self, x_ND: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Return w_j . x as an (N, M) tensor in float64; differentiable with respect to the samples."""
+
+    def _keep(self, **numbers: torch.Tensor) -> None:
+        """Make random numbers attributes that move with the module; a seed gives them again, so that none is saved."""
+        for name, tensor in numbers.items():
+            self.register_buffer(name, tensor, persistent=False)
 
 
 @final
 class DenseFrequencies(AbstractFrequencies):
     """Standard normal vectors as a matrix: O(M D) numbers, O(N M D) operations."""
 
-    def __init__(self, coupling: Coupling, seed: int, part: int, num: int, width: int) -> None:
-        self.vectors_MD = coupled_normals(coupling, seed, part, num, width)
+    vectors_MD: torch.Tensor
 
-    def project(self, x_ND: torch.Tensor) -> torch.Tensor:
+    def __init__(self, coupling: Coupling, seed: int, part: int, num: int, width: int) -> None:
+        super().__init__()
+        self._keep(vectors_MD=coupled_normals(coupling, seed, part, num, width))
+
+    def forward(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Multiply."""
         return x_ND @ self.vectors_MD.T
 
@@ -43,23 +52,31 @@ class FastfoodFrequencies(AbstractFrequencies):
     variance of estimates.
     """
 
+    signs_QD: torch.Tensor
+    orders_QD: torch.Tensor
+    units_QD: torch.Tensor
+    lengths_QD: torch.Tensor
+
     def __init__(self, seed: int, part: int, num: int, width: int) -> None:
+        super().__init__()
         self._num, self._width = num, width
         self._side = 1 << (width - 1).bit_length()
         blocks, side = -(-num // self._side), self._side
         signs, orders, normals, lengths = (Stream(seed, ("fastfood", part, name)) for name in "BPGS")
         normals_QD = normals.normals(blocks, side)
-        self._signs_QD = signs.signs(blocks * side).view(blocks, side)
-        self._orders_QD = orders.permutations(blocks, side)
-        self._units_QD = normals_QD / normals_QD.norm(dim=1, keepdim=True) / math.sqrt(side)
-        self._lengths_QD = lengths.chis(blocks * side, side).view(blocks, side)
+        self._keep(
+            signs_QD=signs.signs(blocks * side).view(blocks, side),
+            orders_QD=orders.permutations(blocks, side),
+            units_QD=normals_QD / normals_QD.norm(dim=1, keepdim=True) / math.sqrt(side),
+            lengths_QD=lengths.chis(blocks * side, side).view(blocks, side),
+        )
 
-    def project(self, x_ND: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Apply the factors one after the other to samples filled up with zeros."""
         padded_ND = torch.nn.functional.pad(x_ND, (0, self._side - self._width))
-        mixed_NQD = hadamard(padded_ND.unsqueeze(1) * self._signs_QD)
-        permuted_NQD = mixed_NQD.gather(2, self._orders_QD.expand_as(mixed_NQD))
-        projections_NQD = hadamard(permuted_NQD * self._units_QD) * self._lengths_QD
+        mixed_NQD = hadamard(padded_ND.unsqueeze(1) * self.signs_QD)
+        permuted_NQD = mixed_NQD.gather(2, self.orders_QD.expand_as(mixed_NQD))
+        projections_NQD = hadamard(permuted_NQD * self.units_QD) * self.lengths_QD
         return projections_NQD.flatten(1)[:, : self._num]
 
 
@@ -67,27 +84,34 @@ class FastfoodFrequencies(AbstractFrequencies):
 class StudentFrequencies(AbstractFrequencies):
     """Vectors of a multivariate Student t density: each normal vector over sqrt(chi^2 / freedom) of its own."""
 
-    def __init__(self, normal: AbstractFrequencies, seed: int, num: int, freedom: float) -> None:
-        self._normal = normal
-        self._divisors_M = Stream(seed, ("student",)).chis(num, freedom) / math.sqrt(freedom)
+    divisors_M: torch.Tensor
 
-    def project(self, x_ND: torch.Tensor) -> torch.Tensor:
+    def __init__(self, normal: AbstractFrequencies, seed: int, num: int, freedom: float) -> None:
+        super().__init__()
+        self._normal = normal
+        self._keep(divisors_M=Stream(seed, ("student",)).chis(num, freedom) / math.sqrt(freedom))
+
+    def forward(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Divide the projections of the normal vectors."""
-        return self._normal.project(x_ND) / self._divisors_M
+        projections_NM: torch.Tensor = self._normal(x_ND)
+        return projections_NM / self.divisors_M
 
 
 @final
 class CauchyFrequencies(AbstractFrequencies):
     """Vectors of independent Cauchy numbers, tan(pi (u - 1/2)) of uniform u."""
 
-    def __init__(self, seed: int, num: int, width: int) -> None:
-        positions_MD = (torch.arange(num).unsqueeze(1) << 32) | torch.arange(width)
-        uniforms_MD = Stream(seed, ("cauchy",)).uniforms(positions_MD)
-        self._vectors_MD = ((uniforms_MD - 0.5) * math.pi).tan()
+    vectors_MD: torch.Tensor
 
-    def project(self, x_ND: torch.Tensor) -> torch.Tensor:
+    def __init__(self, seed: int, num: int, width: int) -> None:
+        super().__init__()
+        rows_M1, columns_D = torch.arange(num, device=CPU).unsqueeze(1), torch.arange(width, device=CPU)
+        uniforms_MD = Stream(seed, ("cauchy",)).uniforms((rows_M1 << 32) | columns_D)
+        self._keep(vectors_MD=((uniforms_MD - 0.5) * math.pi).tan())
+
+    def forward(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Multiply."""
-        return x_ND @ self._vectors_MD.T
+        return x_ND @ self.vectors_MD.T
 
 
 def make_frequencies(
@@ -97,13 +121,3 @@ def make_frequencies(
     if kind == "fastfood":
         return FastfoodFrequencies(seed, part, num, width)
     return DenseFrequencies(coupling, seed, part, num, width)
-
-
-def hadamard(x: torch.Tensor) -> torch.Tensor:
-    """Return the unscaled Walsh-Hadamard transform along the last axis, of a power of two; differentiable."""
-    shape, half = x.shape, 1
-    while half < shape[-1]:
-        first, second = x.reshape(*shape[:-1], shape[-1] // (2 * half), 2, half).unbind(-2)
-        x = torch.stack((first + second, first - second), dim=-2)
-        half *= 2
-    return x.reshape(shape)

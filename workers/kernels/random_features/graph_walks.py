@@ -1,22 +1,23 @@
 """Random features of the nodes of a graph, from random walks."""
 
-import io
 import math
 from dataclasses import dataclass
 from typing import final
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.random_features import GraphWalkFeaturesConfig
-from ntkpipe.storage.assets import read_asset
+from ntkpipe.workers.kernels.closed_form.files import read_arrays
+from ntkpipe.workers.kernels.closed_form.samples import node_indices
 from ntkpipe.workers.kernels.random_features.base import AbstractRandomFeatures
-from ntkpipe.workers.kernels.random_features.streams import Stream
+from ntkpipe.workers.kernels.random_features.streams import CPU, Stream
 
 BATCH_WALKS = 2**19
 """Walks that are under way at a time, about 100 bytes each."""
+
+NEGLIGIBLE = 1e-20
+"""Coefficients of steps that are no longer taken: far below the rounding of K(i, i), which is about 1."""
 
 
 @final
@@ -64,35 +65,23 @@ class GraphWalkFeatures(AbstractRandomFeatures):
         self.dim = 2 * self.num_negative
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the (N, 2 n) features of nodes; memory is O(N n).
+        """Return the (N, 2 n) features of nodes; memory is O(N n). Walks are taken on the CPU.
 
         Args:
-            x: (N,) or (N, 1) indices of nodes, of an integer type.
+            x: (N,) or (N, 1) indices of nodes, whole numbers of any type.
 
         Raises:
             ConfigError: The samples are no indices of nodes.
         """
-        nodes_N = self._checked(x)
+        nodes_N = node_indices(x, self.num_negative).to(CPU)
         unique_U, places_N = nodes_N.unique(return_inverse=True)
         first_UV, second_UV = self._rows(unique_U)
-        return (torch.cat((first_UV + second_UV, first_UV - second_UV), dim=1) / 2)[places_N]
-
-    def _checked(self, x: torch.Tensor) -> torch.Tensor:
-        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise ConfigError(f"samples of graph walks are indices of nodes, found {x.dtype}; give integers.")
-        if x.ndim != 1 and (x.ndim != 2 or x.shape[1] != 1):
-            raise ConfigError(f"indices of nodes have shape (N,) or (N, 1), found {tuple(x.shape)}.")
-        nodes_N = x.reshape(-1).long()
-        if len(nodes_N) and not 0 <= int(nodes_N.min()) <= int(nodes_N.max()) < self.num_negative:
-            raise ConfigError(
-                f"nodes {int(nodes_N.min())} to {int(nodes_N.max())} are asked for, but the graph has nodes 0 to "
-                f"{self.num_negative - 1}; check the inputs or the graph."
-            )
-        return nodes_N
+        features_UK = torch.cat((first_UV + second_UV, first_UV - second_UV), dim=1) / 2
+        return features_UK[places_N].to(x.device)
 
     def _rows(self, nodes_U: torch.Tensor) -> torch.Tensor:
         """Return two independent estimates of the rows of f(U), (2, U, n)."""
-        rows_UTV = torch.zeros(len(nodes_U), 2, self.num_negative, dtype=torch.float64)
+        rows_UTV = self._graph.degrees_V.new_zeros(len(nodes_U), 2, self.num_negative)
         step = max(1, BATCH_WALKS // (2 * self._config.num_walks))
         for start in range(0, len(nodes_U), step):
             self._walk(nodes_U[start : start + step], rows_UTV[start : start + step])
@@ -104,38 +93,37 @@ class GraphWalkFeatures(AbstractRandomFeatures):
         """Add the coefficient of every step of the walks from some nodes to the node that is visited."""
         per_node, stream = 2 * self._config.num_walks, Stream(self._config.seed, ("walks",))
         places_P = nodes_B.repeat_interleave(per_node)
-        positions_P = places_P * per_node + torch.arange(per_node).repeat(len(nodes_B))
-        targets_P = torch.arange(2 * len(nodes_B)).repeat_interleave(self._config.num_walks) * self.num_negative
-        # Column 0 of a walk's numbers says how long it is, column l where step l leads.
-        lengths_P = stream.uniforms(positions_P).log().div(math.log1p(-self._config.stop)).floor().long()
+        positions_P = places_P * per_node + torch.arange(per_node, device=CPU).repeat(len(nodes_B))
+        targets_P = torch.arange(2 * len(nodes_B), device=CPU).repeat_interleave(self._config.num_walks)
+        targets_P *= self.num_negative
+        # The first of a walk's numbers says how long it is, the one after l others where step l leads.
+        uniforms_2P = stream.uniform_pairs(positions_P)
+        lengths_P = uniforms_2P[0].log().div(math.log1p(-self._config.stop)).floor().long()
         lengths_P[self._graph.starts_V1[places_P] == self._graph.starts_V1[places_P + 1]] = 0
         sums, coefficient, step = rows_BTV.view(-1), 1.0, 0
-        while len(places_P) and coefficient != 0:
-            sums.index_add_(0, targets_P + places_P, torch.full((len(places_P),), coefficient, dtype=torch.float64))
+        while len(places_P) and coefficient > NEGLIGIBLE:
+            sums.index_add_(0, targets_P + places_P, sums.new_full((len(places_P),), coefficient))
             step += 1
             coefficient *= _ratio(self._config.function, step) * self._config.sigma**2 / (1 - self._config.stop)
+            on_P = lengths_P >= step
             places_P, positions_P, targets_P, lengths_P = (
-                numbers[lengths_P >= step] for numbers in (places_P, positions_P, targets_P, lengths_P)
+                numbers[on_P] for numbers in (places_P, positions_P, targets_P, lengths_P)
             )
-            places_P = self._graph.neighbours(places_P, stream.uniforms(positions_P, step))
+            uniforms_2P = uniforms_2P[:, on_P] if step % 2 else stream.uniform_pairs(positions_P, step // 2)
+            places_P = self._graph.neighbours(places_P, uniforms_2P[step % 2])
 
 
 def read_graph(url: str) -> WalkGraph:
     """Read the weights of a graph's edges from an .npz file with the array ``adjacency``.
 
     Raises:
-        ConfigError: The file cannot be read, or the weights are not symmetric, finite, or are negative.
+        ConfigError: The file cannot be read, or the weights are not symmetric, not finite, or negative.
     """
-    data = read_asset(url)
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            adjacency_VV = torch.from_numpy(np.asarray(arrays["adjacency"], dtype=np.float64))
-    except (ValueError, KeyError, OSError, EOFError, TypeError, BadZipFile) as error:
-        raise ConfigError(f"{url} is no .npz file with an array named adjacency: {error}") from error
+    (adjacency_VV,) = read_arrays(url, "adjacency")
     if adjacency_VV.ndim != 2 or adjacency_VV.shape[0] != adjacency_VV.shape[1] or not len(adjacency_VV):
         raise ConfigError(f"adjacency in {url} has shape {tuple(adjacency_VV.shape)}; it must be square, (n, n).")
-    if not bool(torch.isfinite(adjacency_VV).all()) or bool((adjacency_VV < 0).any()):
-        raise ConfigError(f"adjacency in {url} has weights that are negative or not finite; give similarities >= 0.")
+    if bool((adjacency_VV < 0).any()):
+        raise ConfigError(f"adjacency in {url} has weights that are negative; give similarities >= 0.")
     if not torch.equal(adjacency_VV, adjacency_VV.T):
         raise ConfigError(f"adjacency in {url} is not symmetric; give (A + A.T) / 2 if edges have no direction.")
     return walk_graph(adjacency_VV)
@@ -149,7 +137,7 @@ def walk_graph(adjacency_VV: torch.Tensor) -> WalkGraph:
     counts_V = (adjacency_VV != 0).sum(dim=1)
     return WalkGraph(
         degrees_V=torch.where(degrees_V == 0, 1.0, degrees_V),
-        starts_V1=torch.cat((torch.zeros(1, dtype=torch.int64), counts_V.cumsum(0))),
+        starts_V1=torch.cat((counts_V.new_zeros(1), counts_V.cumsum(0))),
         ends_E=ends_E,
         keys_E=sources_E + shares_VV[sources_E, ends_E],
     )

@@ -6,8 +6,8 @@ from typing import final
 import torch
 
 from ntkpipe.configs.kernels.random_features import MultilayerFeaturesConfig
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors
 from ntkpipe.workers.kernels.random_features.base import AbstractRandomFeatures
-from ntkpipe.workers.kernels.random_features.samples import as_vectors
 from ntkpipe.workers.kernels.random_features.streams import Stream
 
 
@@ -27,7 +27,7 @@ class MultilayerFeatures(AbstractRandomFeatures):
     def __init__(self, config: MultilayerFeaturesConfig) -> None:
         self.dim = config.dim
         self._config = config
-        self._drawn: dict[int, list[torch.Tensor]] = {}
+        self._drawn: dict[tuple[int, torch.device], list[torch.Tensor]] = {}
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the (N, K) features of (N, D) samples; further axes are flattened.
@@ -36,18 +36,19 @@ class MultilayerFeatures(AbstractRandomFeatures):
             ConfigError: The samples have no coordinates.
         """
         features_NW = as_vectors(x)
-        for weights_MW in self._weights(features_NW.shape[1]):
+        for weights_MW in self._weights(features_NW.shape[1], x.device):
             features_NW = (features_NW @ weights_MW.T).clamp_min(0) * math.sqrt(2 / len(weights_MW))
         return features_NW
 
-    def _weights(self, width: int) -> list[torch.Tensor]:
-        if width not in self._drawn:
+    def _weights(self, width: int, device: torch.device) -> list[torch.Tensor]:
+        key = (width, device)
+        if key not in self._drawn:
             hidden = self._config.width or self.dim
             widths = [width, *[hidden] * (self._config.depth - 1), self.dim]
             self._drawn = {
-                width: [
-                    Stream(self._config.seed, ("layer", layer)).normals(widths[layer + 1], widths[layer])
+                key: [
+                    Stream(self._config.seed, ("layer", layer)).normals(widths[layer + 1], widths[layer]).to(device)
                     for layer in range(self._config.depth)
                 ]
             }
-        return self._drawn[width]
+        return self._drawn[key]

@@ -6,9 +6,9 @@ from typing import final
 import torch
 
 from ntkpipe.configs.kernels.random_features import PositiveFeaturesConfig
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors
 from ntkpipe.workers.kernels.random_features.base import AbstractRandomFeatures
 from ntkpipe.workers.kernels.random_features.frequencies import DenseFrequencies
-from ntkpipe.workers.kernels.random_features.samples import as_vectors
 
 
 @final
@@ -39,7 +39,8 @@ class PositiveFeatures(AbstractRandomFeatures):
             coupling, seed = self._config.coupling, self._config.seed
             self._drawn = {width: DenseFrequencies(coupling, seed, 0, self.dim, width)}
         share = 1.0 if self._config.of == "gaussian" else 0.5
-        return positive_exponentials(self._drawn[width].project(x_ND), x_ND, share) / math.sqrt(self.dim)
+        frequencies = self._drawn[width].to(x.device)
+        return positive_exponentials(frequencies(x_ND), x_ND, share) / math.sqrt(self.dim)
 
 
 def positive_exponentials(projections_NM: torch.Tensor, x_ND: torch.Tensor, share: float) -> torch.Tensor:

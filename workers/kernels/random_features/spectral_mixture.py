@@ -6,12 +6,14 @@ from typing import final
 
 import torch
 
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.random_features import SpectralMixtureFeaturesConfig
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors
 from ntkpipe.workers.kernels.random_features.base import AbstractRandomFeatures
 from ntkpipe.workers.kernels.random_features.fourier import fourier_pairs
 from ntkpipe.workers.kernels.random_features.frequencies import make_frequencies
 from ntkpipe.workers.kernels.random_features.positive import positive_exponentials
-from ntkpipe.workers.kernels.random_features.samples import as_vectors
+from ntkpipe.workers.kernels.random_features.streams import CPU
 
 
 @final
@@ -26,16 +28,16 @@ class SpectralMixture(torch.nn.Module):
     def __init__(self, config: SpectralMixtureFeaturesConfig) -> None:
         super().__init__()
         self._config = config
-        self.log_weights_C = torch.nn.Parameter(torch.tensor(config.weights, dtype=torch.float64).log())
-        self.means_CD = torch.nn.Parameter(torch.tensor(config.means, dtype=torch.float64))
-        self.log_scales_CD = torch.nn.Parameter(torch.tensor(config.scales, dtype=torch.float64).log())
+        self.log_weights_C = torch.nn.Parameter(torch.tensor(config.weights, dtype=torch.float64, device=CPU).log())
+        self.means_CD = torch.nn.Parameter(torch.tensor(config.means, dtype=torch.float64, device=CPU))
+        self.log_scales_CD = torch.nn.Parameter(torch.tensor(config.scales, dtype=torch.float64, device=CPU).log())
         num_components, width = self.means_CD.shape
         per_frequency = 2 if config.features == "fourier" else 1
         self._num = config.dim // num_components // per_frequency
-        self._noise = [
+        self._noise = torch.nn.ModuleList(
             make_frequencies(config.frequencies, config.seed, self._num, width, part=part)
             for part in range(num_components)
-        ]
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the (N, K) features of (N, D) samples, differentiable with respect to parameters and samples.
@@ -43,12 +45,16 @@ class SpectralMixture(torch.nn.Module):
         Raises:
             ConfigError: The samples do not have D coordinates.
         """
-        x_ND = as_vectors(x, self.means_CD.shape[1])
+        x_ND, width = as_vectors(x), self.means_CD.shape[1]
+        if x_ND.shape[1] != width:
+            raise ConfigError(
+                f"samples have {x_ND.shape[1]} coordinates, but means and scales have {width}; make them agree."
+            )
         amplitudes_C = (self.log_weights_C / 2).exp() / math.sqrt(self._num)
         found = []
         for part, noise in enumerate(self._noise):
             shift_N1 = (x_ND @ self.means_CD[part]).unsqueeze(1)
-            projections_NM = noise.project(x_ND * self.log_scales_CD[part].exp()) + shift_N1
+            projections_NM = noise(x_ND * self.log_scales_CD[part].exp()) + shift_N1
             if self._config.features == "fourier":
                 features = fourier_pairs(projections_NM)
             else:
@@ -81,7 +87,7 @@ class SpectralMixtureFeatures(AbstractRandomFeatures):
             ConfigError: The samples do not have as many coordinates as the means.
         """
         with torch.no_grad():
-            features_NK: torch.Tensor = self._mixture(x)
+            features_NK: torch.Tensor = self._mixture.to(x.device)(x)
         return features_NK
 
 
@@ -96,7 +102,7 @@ def negative_log_likelihood(features_NK: torch.Tensor, targets_N: torch.Tensor, 
         noise: The variance of the noise, positive.
     """
     num, dim = features_NK.shape
-    identity = torch.eye(min(num, dim), dtype=features_NK.dtype)
+    identity = torch.eye(min(num, dim), dtype=features_NK.dtype, device=features_NK.device)
     if num <= dim:
         factor = torch.linalg.cholesky(features_NK @ features_NK.T + noise * identity)
         fit = torch.linalg.solve_triangular(factor, targets_N.unsqueeze(1), upper=False).square().sum()

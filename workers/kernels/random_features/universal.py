@@ -1,16 +1,17 @@
 """Random features of functions of an inner product."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.random_features import UniversalFeaturesConfig
+from ntkpipe.workers.kernels.closed_form.samples import as_vectors
 from ntkpipe.workers.kernels.random_features.base import AbstractRandomFeatures
 from ntkpipe.workers.kernels.random_features.couplings import coupled_normals
-from ntkpipe.workers.kernels.random_features.samples import as_vectors
-from ntkpipe.workers.kernels.random_features.streams import Stream
+from ntkpipe.workers.kernels.random_features.streams import CPU, Stream
 
 
 @final
@@ -35,7 +36,7 @@ class UniversalFeatures(AbstractRandomFeatures):
         self._real = config.function == "exp"
         self._num = config.dim if self._real else config.dim // 2
         self.num_negative = config.dim - self._num
-        self._drawn: dict[int, torch.Tensor] = {}
+        self._drawn: dict[tuple[int, torch.device], tuple[torch.Tensor, Spectrum]] = {}
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the (N, K) features of (N, D) samples; further axes are flattened.
@@ -44,7 +45,7 @@ class UniversalFeatures(AbstractRandomFeatures):
             ConfigError: The samples have no coordinates.
         """
         x_ND = as_vectors(x)
-        return torch.cat(self._parts(x_ND, torch.zeros(len(x_ND), dtype=torch.float64)), dim=1)
+        return torch.cat(self._parts(x_ND, x_ND.new_zeros(len(x_ND))), dim=1)
 
     def bundle(self, weights_OD: torch.Tensor, biases_O: torch.Tensor | None = None) -> torch.Tensor:
         """Return the (K, O) matrix B of a layer: features(x) @ B estimates f(scale <x, w_o> + offset + bias_o).
@@ -57,7 +58,7 @@ class UniversalFeatures(AbstractRandomFeatures):
         """
         weights_OD = as_vectors(weights_OD)
         if biases_O is None:
-            biases_O = torch.zeros(len(weights_OD), dtype=torch.float64)
+            biases_O = weights_OD.new_zeros(len(weights_OD))
         if biases_O.shape != (len(weights_OD),):
             raise ConfigError(
                 f"{len(weights_OD)} weight vectors need biases of shape ({len(weights_OD)},), "
@@ -68,46 +69,61 @@ class UniversalFeatures(AbstractRandomFeatures):
 
     def _parts(self, x_ND: torch.Tensor, biases_N: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return real and imaginary parts of u, or u alone where it is real; a bias is added to the inner product."""
-        width = x_ND.shape[1]
-        if width not in self._drawn:
-            self._drawn = {width: coupled_normals(self._config.coupling, self._config.seed, 0, self._num, width)}
+        vectors_MD, spectral = self._draw(x_ND.shape[1], x_ND.device)
         x_ND = x_ND * math.sqrt(self._config.scale)
-        projections_NM = x_ND @ self._drawn[width].T
+        projections_NM = x_ND @ vectors_MD.T
         shifts_N1 = (biases_N + self._config.offset / 2 - x_ND.square().sum(dim=1) / 2).unsqueeze(1)
         if self._real:
             return ((projections_NM + shifts_N1).exp() / math.sqrt(self._num),)
-        frequencies_M, moduli_M, angle = spectrum(self._config.function, self._config.seed, self._num)
         # a = sqrt(s) exp(i pi / 4) has equal real and imaginary parts.
-        turned_NM = (frequencies_M / 2).sqrt() * projections_NM
-        moduli_NM = turned_NM.exp() * (moduli_M / self._num).sqrt()
-        phases_NM = turned_NM + frequencies_M * shifts_N1 + angle / 2
+        turned_NM = (spectral.frequencies_M / 2).sqrt() * projections_NM
+        moduli_NM = turned_NM.exp() * (spectral.moduli_M / self._num).sqrt()
+        phases_NM = turned_NM + spectral.frequencies_M * shifts_N1 + spectral.angle / 2
         return moduli_NM * phases_NM.cos(), moduli_NM * phases_NM.sin()
 
+    def _draw(self, width: int, device: torch.device) -> tuple[torch.Tensor, "Spectrum"]:
+        key, config = (width, device), self._config
+        if key not in self._drawn:
+            vectors_MD = coupled_normals(config.coupling, config.seed, 0, self._num, width).to(device)
+            self._drawn = {key: (vectors_MD, spectrum(config.function, config.seed, self._num).to(device))}
+        return self._drawn[key]
 
-def spectrum(
-    function: Literal["cosine", "sine", "gaussian", "sinc", "erf", "exp"], seed: int, num: int
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Return frequencies s, moduli of c(s), both (M,), and the angle of c of f(t) = Re E[c(s) exp(i s t)].
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """A sample of the spectrum of f(t) = Re E[c(s) exp(i s t)]."""
+
+    frequencies_M: torch.Tensor
+    """s."""
+    moduli_M: torch.Tensor
+    """|c(s)|."""
+    angle: float
+    """Of c, in radians."""
+
+    def to(self, device: torch.device) -> "Spectrum":
+        """Return it on a device."""
+        return Spectrum(self.frequencies_M.to(device), self.moduli_M.to(device), self.angle)
+
+
+def spectrum(function: Literal["cosine", "sine", "gaussian", "sinc", "erf", "exp"], seed: int, num: int) -> Spectrum:
+    """Draw frequencies of a function and what each of them counts.
 
     ``erf``: erf(t) = 2 / pi times the integral of sin(s t) exp(-s^2 / 4) / s over s > 0. Squares of normal numbers have
     the density exp(-s / 2) / sqrt(2 pi s). Terms c, of the order 1 / sqrt(s), cancel in an inner product up to one of
     the order of 1, so that its variance is finite, unlike the second moment of c.
     """
-    ones_M = torch.ones(num, dtype=torch.float64)
+    ones_M = torch.ones(num, dtype=torch.float64, device=CPU)
     stream = Stream(seed, ("spectrum", function))
     if function == "gaussian":
-        return stream.normals(num, 1)[:, 0].abs(), ones_M, 0.0
+        return Spectrum(stream.normals(num, 1)[:, 0].abs(), ones_M, 0.0)
     if function == "sinc":
-        return stream.uniforms(torch.arange(num)), ones_M, 0.0
+        return Spectrum(stream.uniforms(torch.arange(num, device=CPU)), ones_M, 0.0)
     if function == "erf":
         # A normal number may be zero to rounding, where the modulus has its pole.
         squares_M = stream.normals(num, 1)[:, 0].square().clamp_min(1e-300)
-        return (
-            squares_M,
-            math.sqrt(8 / math.pi) * (squares_M / 2 - squares_M.square() / 4).exp() / squares_M.sqrt(),
-            -math.pi / 2,
-        )
-    return ones_M, ones_M, -math.pi / 2 if function == "sine" else 0.0
+        moduli_M = math.sqrt(8 / math.pi) * (squares_M / 2 - squares_M.square() / 4).exp() / squares_M.sqrt()
+        return Spectrum(squares_M, moduli_M, -math.pi / 2)
+    return Spectrum(ones_M, ones_M, -math.pi / 2 if function == "sine" else 0.0)
 
 
 def fitted_bundle(features_NK: torch.Tensor, targets_NO: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -120,5 +136,6 @@ def fitted_bundle(features_NK: torch.Tensor, targets_NO: torch.Tensor, ridge: fl
         targets_NO: T, the outputs of the layer that is to be replaced.
         ridge: Positive.
     """
-    gram_KK = features_NK.T @ features_NK + ridge * torch.eye(features_NK.shape[1], dtype=features_NK.dtype)
+    gram_KK = features_NK.T @ features_NK
+    gram_KK.diagonal().add_(ridge)
     return torch.cholesky_solve(features_NK.T @ targets_NO, torch.linalg.cholesky(gram_KK))

@@ -8,6 +8,16 @@ import torch
 from ntkpipe.workers.kernels.closed_form.duals.base import AbstractDual, LayerMoments, PairMoments
 
 
+def kappas(cosine: torch.Tensor, sine: torch.Tensor, angle: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return kappa1 = (sin t + (pi - t) cos t) / pi and kappa0 = 1 - t / pi of Cho and Saul, 2009, entry by entry.
+
+    They are E[s(u) s(v)] and E[s'(u) s'(v)] of s = sqrt(2) relu for unit variances. Cosine and sine may have a common
+    factor, the product of two norms, which the first then has too.
+    """
+    switched = 1 - angle / math.pi
+    return torch.mul(cosine, switched).add_(sine, alpha=1 / math.pi), switched
+
+
 @final
 class PiecewiseLinearDual(AbstractDual):
     """s(z) = z for z > 0 and slope z for z < 0, as p z + q |z| with p, q = (1 +- slope) / 2.
@@ -17,8 +27,8 @@ class PiecewiseLinearDual(AbstractDual):
         D = p^2 b + q^2 sqrt(a c) k(t),  k(t) = E|z z'| = cos t + (2 / pi) (sin t - t cos t),
         D' = p^2 + q^2 (1 - 2 t / pi).
 
-    Slope 0 is the ReLU: D = sqrt(a c) kappa1(cos t) / 2 and D' = kappa0(cos t) / 2 of Cho and Saul, 2009. At zero the
-    derivative is p, the mean of both sides.
+    Slope 0 is the ReLU: half of :func:`kappas`, times sqrt(a c), which are not used here because networks need the gap
+    sqrt(a c) - D too, without cancellation. At zero the derivative is p, the mean of both sides.
     """
 
     def __init__(self, slope: float) -> None:

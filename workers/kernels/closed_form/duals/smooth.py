@@ -8,72 +8,101 @@ import torch
 from ntkpipe.workers.kernels.closed_form.duals.base import AbstractDual, LayerMoments, PairMoments, pair_moments
 
 
-@final
-class ErfDual(AbstractDual):
-    """s = erf.
+def erf_moments(
+    a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, determinant: torch.Tensor, *, slopes: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return D = E[s(u) s(v)] and, if asked for, D' = E[s'(u) s'(v)] of s = erf, entry by entry (Williams, 1997).
 
     With R^2 = (1 + 2 a)(1 + 2 c) - 4 b^2,
 
         D = (2 / pi) arctan(2 b / R),  D' = (4 / pi) / R.
 
-    R^2 is computed as 1 + 2 a + 2 c + 4 a c sin^2 t, which cannot cancel. Williams, 1997.
+    Args:
+        a: Variances of u; all four are broadcast, and ``determinant`` has the shape of the result.
+        c: Variances of v.
+        b: Covariances.
+        determinant: a c - b^2 without cancellation: R^2 is 1 + 2 a + 2 c + 4 (a c - b^2).
+        slopes: Whether D' is needed.
     """
-
-    def prepare(self, variances_S: torch.Tensor, *, slopes: bool) -> LayerMoments:
-        """Return the expectations at angle zero."""
-        root_S = (1 + 4 * variances_S).sqrt()
-        value_S = torch.atan2(2 * variances_S, root_S) * (2 / math.pi)
-        return LayerMoments(value_S, 4 / math.pi / root_S if slopes else None, variances_S.unsqueeze(0))
-
-    def pairs(self, angles_RC: torch.Tensor, rows: LayerMoments, columns: LayerMoments) -> PairMoments:
-        """Return the expectations."""
-        a_R1, c_1C = rows.features_FS.T, columns.features_FS
-        root_RC = (torch.sin(angles_RC).square_() * (2 * a_R1) * (2 * c_1C)).add_(1 + 2 * a_R1).add_(2 * c_1C).sqrt_()
-        twice_RC = torch.cos(angles_RC) * (2 * a_R1.sqrt()) * c_1C.sqrt()
-        value_RC = torch.atan2(twice_RC, root_RC).mul_(2 / math.pi)
-        slope_RC = None if rows.slope_S is None else root_RC.reciprocal_().mul_(4 / math.pi)
-        return pair_moments(value_RC, slope_RC, rows, columns)
+    root = torch.mul(determinant, 4).add_(1 + 2 * a).add_(2 * c).sqrt_()
+    value = torch.atan2(2 * b, root).mul_(2 / math.pi)
+    return value, root.reciprocal_().mul_(4 / math.pi) if slopes else None
 
 
-@final
-class GeluDual(AbstractDual):
-    """s(z) = z Phi(z) with the normal distribution function.
+def gelu_moments(
+    a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, determinant: torch.Tensor, *, slopes: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return D = E[s(u) s(v)] and, if asked for, D' = E[s'(u) s'(v)] of s(z) = z Phi(z), entry by entry.
 
-    With p = (1 + a)(1 + c), R^2 = p - b^2 and h = arctan(b / R),
+    Phi is the normal distribution function. With p = (1 + a)(1 + c), R^2 = p - b^2 and h = arctan(b / R),
 
         D = ((b^2 + a c R^2) / (p R) + b h) / (2 pi) + b / 4,
         D' = ((1 / R^2 + (1 - a c) / p + 1) b / R + h) / (2 pi) + 1 / 4.
 
-    R^2 is computed as 1 + a + c + a c sin^2 t, which cannot cancel. Tsuchida, Pearce, van der Heide, Roosta, Gallagher,
-    2021.
+    Tsuchida, Pearce, van der Heide, Roosta, Gallagher, 2021.
+
+    Args:
+        a: Variances of u; all four are broadcast, and ``determinant`` has the shape of the result.
+        c: Variances of v.
+        b: Covariances.
+        determinant: a c - b^2 without cancellation: R^2 is 1 + a + c + (a c - b^2).
+        slopes: Whether D' is needed.
     """
-
-    def prepare(self, variances_S: torch.Tensor, *, slopes: bool) -> LayerMoments:
-        """Return the expectations at angle zero."""
-        value_S, slope_S = _gelu(variances_S, variances_S, variances_S, 1 + 2 * variances_S)
-        return LayerMoments(value_S, slope_S if slopes else None, variances_S.unsqueeze(0))
-
-    def pairs(self, angles_RC: torch.Tensor, rows: LayerMoments, columns: LayerMoments) -> PairMoments:
-        """Return the expectations."""
-        a_R1, c_1C = rows.features_FS.T, columns.features_FS
-        b_RC = torch.cos(angles_RC) * a_R1.sqrt() * c_1C.sqrt()
-        squared_RC = (torch.sin(angles_RC).square_() * a_R1 * c_1C).add_(1 + a_R1).add_(c_1C)
-        value_RC, slope_RC = _gelu(a_R1, b_RC, c_1C, squared_RC)
-        return pair_moments(value_RC, None if rows.slope_S is None else slope_RC, rows, columns)
-
-
-def _gelu(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, squared: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return D and D' for R^2 = ``squared``."""
+    squared = (determinant + (1 + a)).add_(c)
     inverse, product = 1 / ((1 + a) * (1 + c)), a * c
     root = squared.sqrt()
     ratio = b / root
     turn = torch.atan2(b, root)
     # b^2 = p - R^2 splits the fraction: (b^2 + a c R^2) / (p R) = b / p * (b / R) + a c R / p.
-    value = (ratio * b).addcmul(product, root).mul_(inverse).addcmul(b, turn).div_(2 * math.pi).add_(b, alpha=0.25)
-    slope = (1 / squared).add_((1 - product) * inverse + 1).mul_(ratio).add_(turn).div_(2 * math.pi).add_(0.25)
+    value = (ratio * b).addcmul_(product, root).mul_(inverse).addcmul_(b, turn).div_(2 * math.pi).add_(b, alpha=0.25)
+    if not slopes:
+        return value, None
+    slope = squared.reciprocal_().add_((1 - product) * inverse + 1).mul_(ratio).add_(turn).div_(2 * math.pi).add_(0.25)
     return value, slope
+
+
+@final
+class ErfDual(AbstractDual):
+    """s = erf: :func:`erf_moments` with a c - b^2 = a c sin^2 t."""
+
+    def prepare(self, variances_S: torch.Tensor, *, slopes: bool) -> LayerMoments:
+        """Return the expectations at angle zero."""
+        value_S, slope_S = erf_moments(*_at_angle_zero(variances_S), slopes=slopes)
+        return LayerMoments(value_S, slope_S, variances_S.unsqueeze(0))
+
+    def pairs(self, angles_RC: torch.Tensor, rows: LayerMoments, columns: LayerMoments) -> PairMoments:
+        """Return the expectations."""
+        value_RC, slope_RC = erf_moments(*_at_angles(angles_RC, rows, columns), slopes=rows.slope_S is not None)
+        return pair_moments(value_RC, slope_RC, rows, columns)
+
+
+@final
+class GeluDual(AbstractDual):
+    """s(z) = z Phi(z): :func:`gelu_moments` with a c - b^2 = a c sin^2 t."""
+
+    def prepare(self, variances_S: torch.Tensor, *, slopes: bool) -> LayerMoments:
+        """Return the expectations at angle zero."""
+        value_S, slope_S = gelu_moments(*_at_angle_zero(variances_S), slopes=slopes)
+        return LayerMoments(value_S, slope_S, variances_S.unsqueeze(0))
+
+    def pairs(self, angles_RC: torch.Tensor, rows: LayerMoments, columns: LayerMoments) -> PairMoments:
+        """Return the expectations."""
+        value_RC, slope_RC = gelu_moments(*_at_angles(angles_RC, rows, columns), slopes=rows.slope_S is not None)
+        return pair_moments(value_RC, slope_RC, rows, columns)
+
+
+def _at_angle_zero(variances_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a, c, b and a c - b^2 of samples and themselves."""
+    return variances_S, variances_S, variances_S, torch.zeros_like(variances_S)
+
+
+def _at_angles(
+    angles_RC: torch.Tensor, rows: LayerMoments, columns: LayerMoments
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a, c, b and a c - b^2 of pairs, whose variances are their features."""
+    a_R1, c_1C = rows.features_FS.T, columns.features_FS
+    b_RC = torch.cos(angles_RC).mul_(a_R1.sqrt()).mul_(c_1C.sqrt())
+    return a_R1, c_1C, b_RC, torch.sin(angles_RC).square_().mul_(a_R1).mul_(c_1C)
 
 
 @final
