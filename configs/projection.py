@@ -49,7 +49,7 @@ class Projection(Section):
 
     @model_validator(mode="after")
     def _dim_can_be_split(self) -> "Projection":
-        if self.target_error is not None and "dim" in self.model_fields_set:
+        if self.target_error is not None and self.departs("dim"):
             raise ValueError("give dim or target_error, not both")
         if self.target_error is not None and self.resolved_kind in ("khatri-rao", "kronecker", "none"):
             raise ValueError(f"the error of kind {self.resolved_kind!r} depends on the layers; give dim, or use auto")

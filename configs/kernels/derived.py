@@ -20,7 +20,7 @@ class Term(Section):
 
     of: str = REFERENCE
     """A kernel that is listed before this one."""
-    weight: float = Field(1.0, allow_inf_nan=False)
+    weight: float = Field(1.0)
     """May be negative; the sum may then not be positive semi-definite."""
     component: str | None = None
     """A parameter of a layerwise kernel; None takes the whole kernel."""
@@ -74,7 +74,7 @@ class ScaledConfig(_Transform):
     """factor K(x, x')."""
 
     kind: Literal["scaled"] = "scaled"
-    factor: float | None = Field(None, allow_inf_nan=False)
+    factor: float | None = Field(None)
     """None divides by the mean of K(x, x) over the training split."""
 
 

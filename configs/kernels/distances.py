@@ -11,7 +11,7 @@ class GaussianConfig(KernelSection):
     """K(x, y) = exp(-|x - y|^2 / (2 w^2)) for the bandwidth w; positive definite."""
 
     kind: Literal["gaussian"] = "gaussian"
-    bandwidth: float = Field(1.0, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(1.0, gt=0)
     """w, in the unit of the samples; scikit-learn's ``gamma`` is 1 / (2 w^2)."""
 
 
@@ -19,7 +19,7 @@ class LaplaceConfig(KernelSection):
     """K(x, y) = exp(-|x - y| / w) for the bandwidth w and a norm; positive definite for both."""
 
     kind: Literal["laplace"] = "laplace"
-    bandwidth: float = Field(1.0, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(1.0, gt=0)
     """w, in the unit of the samples; scikit-learn's ``gamma`` is 1 / w."""
     norm: Literal["l1", "l2"] = "l2"
     """``l1``: sum of absolute differences, as scikit-learn's ``laplacian_kernel``; ``l2``: the Euclidean distance."""
@@ -33,7 +33,7 @@ class MaternConfig(KernelSection):
     """
 
     kind: Literal["matern"] = "matern"
-    bandwidth: float = Field(1.0, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(1.0, gt=0)
     """w, in the unit of the samples."""
     nu: float = 1.5
     """0.5, 1.5 or 2.5. A Gaussian process of this kernel has derivatives up to the order below nu."""
@@ -53,7 +53,7 @@ class DispersalConfig(KernelSection):
     """
 
     kind: Literal["dispersal"] = "dispersal"
-    bandwidth: float = Field(1.0, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(1.0, gt=0)
     """w, in the unit of the samples."""
     exponent: float = Field(1.0, gt=0, le=2)
     """g."""
@@ -73,13 +73,13 @@ class KerpleConfig(KernelSection):
     kind: Literal["kerple"] = "kerple"
     variant: Literal["log", "power"] = "log"
     """Whether far positions count logarithmically or as a power of their distance."""
-    scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    scale: float = Field(1.0, gt=0)
     """r1 of ``log``, a of ``power``."""
-    rate: float = Field(1.0, gt=0, allow_inf_nan=False)
+    rate: float = Field(1.0, gt=0)
     """r2 of ``log``: one over the distance (to the power p) at which the logarithm sets in."""
     exponent: float = Field(1.0, gt=0, le=2)
     """p."""
-    shift: float = Field(0.0, ge=0, allow_inf_nan=False)
+    shift: float = Field(0.0, ge=0)
     """Added to every entry; the diagonal is this number."""
 
     @model_validator(mode="after")

@@ -13,9 +13,9 @@ class PolynomialConfig(KernelSection):
     kind: Literal["polynomial"] = "polynomial"
     degree: int = Field(2, ge=1, le=100)
     """1 with ``offset`` 0 is the linear kernel."""
-    scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    scale: float = Field(1.0, gt=0)
     """Of the inner product; scikit-learn's ``gamma``, whose default is one over the number of coordinates."""
-    offset: float = Field(1.0, ge=0, allow_inf_nan=False)
+    offset: float = Field(1.0, ge=0)
     """Weighs low degrees against high ones; scikit-learn's ``coef0``. A negative one would make no positive kernel."""
 
 
@@ -58,7 +58,7 @@ class ZonalConfig(KernelSection):
     """
 
     kind: Literal["zonal"] = "zonal"
-    eigenvalues: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = Field(min_length=1, max_length=10_000)
+    eigenvalues: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1, max_length=10_000)
     """Of degrees 0, 1, 2, ...; further ones are 0. :func:`ntkpipe.workers.kernels.closed_form.zonal.degree_eigenvalues`
     computes those of any kernel of the cosine."""
 

@@ -52,11 +52,11 @@ class _InfiniteWidthSection(KernelSection):
     ``sine`` have closed forms; all others are expanded into Hermite polynomials."""
     slope: float = Field(0.01, ge=-1, le=1)
     """Of ``leaky_relu`` below zero."""
-    frequency: float = Field(1.0, gt=0, allow_inf_nan=False)
+    frequency: float = Field(1.0, gt=0)
     """Of ``sine`` and ``cosine``: s(z) = sin(frequency z)."""
-    weight_variance: float = Field(1.0, gt=0, allow_inf_nan=False)
+    weight_variance: float = Field(1.0, gt=0)
     """Times fan-in; 2 keeps the size of activations of a ReLU network."""
-    bias_variance: float | None = Field(None, ge=0, allow_inf_nan=False)
+    bias_variance: float | None = Field(None, ge=0)
     """None: no biases. 0: biases that start at zero, which makes a difference only if they are trained directly."""
     inner_product: Literal["mean", "sum", "cosine"] = "mean"
     """q(x, y). ``mean``: <x, y> / d, as if inputs were a layer of d units. ``sum``: <x, y>. ``cosine``: of normalised

@@ -59,7 +59,7 @@ class FourierFeaturesConfig(SizedRandomFeatures):
     kind: Literal["fourier_features"] = "fourier_features"
     of: Literal["gaussian", "laplace", "matern"] = "gaussian"
     """The kernel that is estimated."""
-    bandwidth: float = Field(1.0, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(1.0, gt=0)
     """The distance, in units of the samples, over which the kernel falls off."""
     norm: Literal["l1", "l2"] = "l2"
     """Which distance ``laplace`` is a function of."""
@@ -114,7 +114,7 @@ class PositiveFeaturesConfig(SizedRandomFeatures):
     kind: Literal["positive_features"] = "positive_features"
     of: Literal["gaussian", "softmax"] = "gaussian"
     """The kernel that is estimated."""
-    bandwidth: float = Field(1.0, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(1.0, gt=0)
     """What samples are divided by; the square of it is the temperature of ``softmax``."""
     coupling: Coupling = "simplex"
     """How frequencies depend on each other."""
@@ -191,9 +191,9 @@ class UniversalFeaturesConfig(SizedRandomFeatures):
     kind: Literal["universal_features"] = "universal_features"
     function: Literal["cosine", "sine", "gaussian", "sinc", "erf", "exp"] = "gaussian"
     """f."""
-    scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    scale: float = Field(1.0, gt=0)
     """Factor of the inner product."""
-    offset: float = Field(0.0, allow_inf_nan=False)
+    offset: float = Field(0.0)
     """Added to the inner product."""
     coupling: Literal["iid", "orthogonal"] = "iid"
     """How the normal vectors g depend on each other."""

@@ -170,7 +170,7 @@ class DeepKernelMachineConfig(KernelSection):
     """``mean-diagonal`` divides every K_l by the mean of its diagonal at the inducing inputs, as batch norm would."""
     steps: int = Field(1000, ge=0)
     """The largest number of L-BFGS steps of the fit; 0 leaves the NNGP kernel."""
-    tolerance: float = Field(1e-5, gt=0, allow_inf_nan=False)
+    tolerance: float = Field(1e-5, gt=0)
     """At which the fit ends; one that does not come so far within ``steps`` is an error. With K_l = C C^T, the unknowns are
     the triangular matrices A_l of G_l = C A_l A_l^T C^T, which without learning are the identity; the tolerance is that of
     the largest derivative of the objective with respect to their entries, over max(1, nu): about the error of A_l. Where

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ntkpipe.workers.kernels.library import features as features
     from ntkpipe.workers.kernels.library import kernel_matrix as kernel_matrix
     from ntkpipe.workers.kernels.library import second_moments as second_moments
+    from ntkpipe.workers.kernels.scale_mixture import scale_mixture_posterior as scale_mixture_posterior
     from ntkpipe.workers.solvers.solution import Solution as Solution
     from ntkpipe.workers.solvers.solve import solve as solve
     from ntkpipe.workers.sources.samples import Samples as Samples
@@ -42,6 +43,7 @@ _HOMES = {
     "random_features": "ntkpipe.workers.kernels.formulas",
     "resume": "ntkpipe.pipeline.run",
     "run": "ntkpipe.pipeline.run",
+    "scale_mixture_posterior": "ntkpipe.workers.kernels.scale_mixture",
     "second_moments": "ntkpipe.workers.kernels.library",
     "solve": "ntkpipe.workers.solvers.solve",
     "verify": "ntkpipe.pipeline.run",

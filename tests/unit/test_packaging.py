@@ -113,6 +113,7 @@ def test_the_public_surface_is_as_documented():
         "random_features",
         "resume",
         "run",
+        "scale_mixture_posterior",
         "second_moments",
         "solve",
         "verify",

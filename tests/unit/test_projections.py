@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.projection import Projection
+from ntkpipe.workers.hadamard import hadamard
 from ntkpipe.workers.jacobians.factors import base
 from ntkpipe.workers.jacobians.factors.dense import DenseFactor
 from ntkpipe.workers.jacobians.factors.outer import OuterFactor
@@ -126,7 +127,7 @@ def test_the_hadamard_transform_is_that_of_sylvester(length):
     units = torch.zeros(len(columns), length, dtype=torch.float64)
     units[range(len(columns)), columns] = 1
     expected = [[hadamard_entry(row, column) for row in range(length)] for column in columns]
-    assert srht._hadamard(units).tolist() == expected
+    assert hadamard(units).tolist() == expected
 
 
 # One contract for all kinds: a linear map of gradients, whatever their form, their batch and the cuts of the work.

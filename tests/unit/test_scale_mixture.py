@@ -14,7 +14,7 @@ from scipy import stats
 from ntkpipe.configs.analyses import StudentTAnalysis
 from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.workers.analyses.registry import make_analysis
-from ntkpipe.workers.kernels.closed_form.scale_mixture import scale_mixture_posterior
+from ntkpipe.workers.kernels.scale_mixture import scale_mixture_posterior
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

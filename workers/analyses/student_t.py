@@ -14,7 +14,7 @@ from ntkpipe.workers.analyses.naming import summary_keys
 from ntkpipe.workers.analyses.plotting import GREY, count_of_samples, line_style, new_figure, png
 
 if TYPE_CHECKING:
-    from ntkpipe.workers.kernels.closed_form.scale_mixture import ScaleMixturePosterior
+    from ntkpipe.workers.kernels.scale_mixture import ScaleMixturePosterior
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +45,7 @@ class _Fit:
 class StudentT(AbstractAnalysis):
     """The Student-t process posterior of every kernel, fitted to the training split and judged on another one.
 
-    See :func:`ntkpipe.workers.kernels.closed_form.scale_mixture.scale_mixture_posterior` for the formulas. Matrices are
+    See :func:`ntkpipe.workers.kernels.scale_mixture.scale_mixture_posterior` for the formulas. Matrices are
     divided by the mean of the training diagonal first, so that the prior means the same for every kernel. Each target
     (one-hot class or column of real targets) has a scale of its own. Told are, over the split's targets y:
 
@@ -124,7 +124,7 @@ class StudentT(AbstractAnalysis):
         # Listing the analyses of a run must not cost the import of torch.
         import torch
 
-        from ntkpipe.workers.kernels.closed_form.scale_mixture import scale_mixture_posterior
+        from ntkpipe.workers.kernels.scale_mixture import scale_mixture_posterior
 
         config = self._config
         return scale_mixture_posterior(

@@ -3,7 +3,7 @@
 import torch
 
 from ntkpipe.configs.analyses import FidelityAnalysis, NeighborsAnalysis
-from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
@@ -42,6 +42,7 @@ def check_formulas(config: RunConfig, inputs: torch.Tensor) -> dict[str, str]:
 
     Raises:
         ConfigError: The samples do not fit a kernel; it is named.
+        NumericalError: A kernel that is fitted cannot be, or overflows.
     """
     digests: dict[str, str] = {}
     samples = inputs.double() if inputs.is_floating_point() else inputs
@@ -53,8 +54,8 @@ def check_formulas(config: RunConfig, inputs: torch.Tensor) -> dict[str, str]:
                 make_random_features(kernel).features(samples)
             else:
                 continue
-        except ConfigError as error:
-            raise ConfigError(f"kernel {kernel.label!r}: {error.message}") from None
+        except (ConfigError, NumericalError) as error:
+            raise type(error)(f"kernel {kernel.label!r}: {error.message}") from None
         digests |= file_digests(kernel)
     return digests
 

@@ -7,7 +7,7 @@ from typing import final
 
 import torch
 
-from ntkpipe.workers.hadamard import hadamard as _hadamard
+from ntkpipe.workers.hadamard import hadamard
 from ntkpipe.workers.jacobians.factors.base import AbstractFactor, slice_width
 from ntkpipe.workers.jacobians.rates import rates_of
 from ntkpipe.workers.philox import philox, stream_key
@@ -118,7 +118,7 @@ class _Half:
         """Return the unscaled features."""
         signed_BVTP = gradients_BVP.unsqueeze(2) * self.signs_VTP
         padded_BVTN = torch.nn.functional.pad(signed_BVTP, (0, self.length - signed_BVTP.shape[3]))
-        transformed_BVN = _hadamard(padded_BVTN.flatten(0, 2)).view(*gradients_BVP.shape[:2], -1)
+        transformed_BVN = hadamard(padded_BVTN.flatten(0, 2)).view(*gradients_BVP.shape[:2], -1)
         taken_BVW = transformed_BVN.gather(2, self.rows_VW.expand(len(gradients_BVP), -1, -1))
         return taken_BVW.mul_(self.feature_signs_VW).sum(dim=1)
 
