@@ -12,6 +12,7 @@ import torch
 import yaml
 from commands import ntkpipe_command
 from interruptions import Killed, interrupt_after
+from runs import chunk_hashes
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,7 +21,6 @@ from ntkpipe.configs.errors import ChunkNotReadyError, ConfigError, NotFoundErro
 from ntkpipe.workers.passes import PassPlan
 from ntkpipe.workers.probing import budget
 from ntkpipe.workers.sources.samples import Samples
-from runs import chunk_hashes
 
 NUM_OUTPUTS, NUM_TRAIN, NUM_TEST = 3, 6, 4
 

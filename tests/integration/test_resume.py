@@ -6,6 +6,7 @@ from pathlib import Path
 import golden
 import pytest
 from interruptions import Killed, interrupt_after
+from runs import chunk_hashes
 
 import ntkpipe
 from ntkpipe.configs.errors import (
@@ -17,7 +18,6 @@ from ntkpipe.configs.errors import (
     RunMismatchError,
 )
 from ntkpipe.storage.stores import open_store
-from runs import chunk_hashes
 
 
 @pytest.fixture(scope="module")
