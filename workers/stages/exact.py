@@ -39,21 +39,21 @@ class ExactKernels:
         self._context = context
         self._block = block
         self._members = members
-        self.kernels = context.exact_kernels(members)
+        self.kernels = context.kernels.exact(members)
         # One view per side: scales belong to a member.
         self._views: dict[Hashable, tuple[View, View]] = {}
         self._apart: set[Hashable] = set()
         self._names: dict[Hashable, set[str]] = {}
         for kernel in self.kernels:
-            one, other = (context.view(kernel, member) for member in members)
+            one, other = (context.kernels.view(kernel, member) for member in members)
             self._views[one.key] = (one, other)
-            self._names.setdefault(one.key, set()).update(context.weights(kernel))
-            if kernel.layerwise or context.is_restricted(kernel):
+            self._names.setdefault(one.key, set()).update(context.kernels.weights(kernel))
+            if kernel.layerwise or context.kernels.is_restricted(kernel):
                 self._apart.add(one.key)
         # Between a split and itself, kernels that are not symmetric need both sides of the diagonal.
         self._mirrors = block.rows.split == block.columns.split and not block.on_diagonal
         self._found: tuple[Strips, Strips] = ({}, {})
-        for portion in context.portions(self.kernels):
+        for portion in context.kernels.portions(self.kernels):
             for total, part in zip(self._found, self._portion(portion), strict=True):
                 for key, components in part.items():
                     known = total.get(key)
@@ -63,21 +63,22 @@ class ExactKernels:
 
     def components(self, kernel: EmpiricalKernel, *, mirrored: bool) -> Components:
         """Return the components of a kernel, or those of the block's mirror image."""
-        return self._found[mirrored][self._context.view(kernel, self._members[0]).key]
+        return self._found[mirrored][self._context.kernels.view(kernel, self._members[0]).key]
 
     def _portion(self, portion: Portion) -> tuple[Strips, Strips]:
         """Return what one pass gives, for as many rows at a time as may be kept."""
         keys = [key for key, (view, _) in self._views.items() if _is_of(view, portion)]
         step = self._context.spec.passes.row_samples
-        rows, whole = self._block.rows, ([], [])  # type: Shard, tuple[list[Strips], list[Strips]]
+        rows = self._block.rows
+        down: list[Strips] = []
+        across: list[Strips] = []
         for start in range(rows.start, rows.stop, step):
             part = replace(rows, start=start, stop=min(start + step, rows.stop))
-            for parts, strip in zip(whole, self._strip(part, portion, keys), strict=True):
-                parts.append(strip)
-        down, across = whole
+            strip, mirror = self._strip(part, portion, keys)
+            down.append(strip)
+            across.append(mirror)
         found = {key: stacked_rows([strip[key] for strip in down]) for key in keys}
-        mirror = {key: joined_columns([strip[key] for strip in across]) for key in across[0]}
-        return found, mirror
+        return found, {key: joined_columns([strip[key] for strip in across]) for key in across[0]}
 
     def _strip(self, rows: Shard, portion: Portion, keys: list[Hashable]) -> tuple[Strips, Strips]:
         """Return the entries between some rows and all columns of the block, and those of the mirror image."""

@@ -34,12 +34,12 @@ def compute(context: WorkerContext, task: FeaturesTask) -> Written:
 
 def _of_member(context: WorkerContext, shard: Shard, member: str) -> Iterator[ChunkRecord]:
     """Yield what the model, or one of its members, gives."""
-    kernels = context.kernels_of(member)
+    kernels = context.kernels.seen_by(member)
     outputs: list[torch.Tensor] = []
     parts: dict[str, list[SampleFeatures]] = {kernel.label: [] for kernel in kernels}
     for inputs, labels in context.batches(shard):
         sums: dict[str, SampleFeatures] = {}
-        for number, portion in enumerate(context.portions(kernels)):
+        for number, portion in enumerate(context.kernels.portions(kernels)):
             outputs_BC, found = _pass(context, inputs, portion, labels, member, first=number == 0)
             if number == 0:
                 outputs.append(outputs_BC)
@@ -68,17 +68,17 @@ def _pass(
     jacobian = context.engine(member).run(inputs, portion, labels)
     found: dict[str, SampleFeatures] = {}
     shared: dict[object, SampleFeatures] = {}
-    for kernel in context.kernels_of(member):
+    for kernel in context.kernels.seen_by(member):
         functional = kernel_definition(kernel.kind).functional
         # Activations come with the first pass.
         if functional in portion.functionals or (functional is None and first):
-            key = context.features_key(kernel, member)
+            key = context.kernels.features_key(kernel, member)
             if key not in shared:
                 shared[key] = batch_features(
-                    context.view(kernel, member),
+                    context.kernels.view(kernel, member),
                     jacobian,
-                    context.projection(kernel),
-                    weights=context.weights(kernel) if context.is_restricted(kernel) else None,
+                    context.kernels.projection(kernel),
+                    weights=context.kernels.weights(kernel) if context.kernels.is_restricted(kernel) else None,
                     layerwise=kernel.layerwise,
                 )
             found[kernel.label] = shared[key]
@@ -93,13 +93,13 @@ def _without_model(context: WorkerContext, shard: Shard) -> Iterator[ChunkRecord
         inputs = context.plain_inputs(shard)
         features = None
         if kernel.kind in RANDOM_FEATURES:
-            mapped = context.random_features(kernel.label)
+            mapped = context.kernels.random_features(kernel.label)
             features = mapped.features(inputs)
             squares = features.square()
             num = features.shape[1] - mapped.num_negative
             diagonal_N = squares[:, :num].sum(dim=1) - squares[:, num:].sum(dim=1)
         else:
-            diagonal_N = context.closed_form(kernel.label).diagonal(inputs)
+            diagonal_N = context.kernels.closed_form(kernel.label).diagonal(inputs)
         never_N = torch.zeros(len(diagonal_N), dtype=torch.bool)
         yield from _write_kernel(context, shard, kernel.label, SampleFeatures(features, diagonal_N, never_N), ())
 

@@ -38,9 +38,9 @@ def compute(context: WorkerContext, task: KernelTask) -> Written:
     """
     block = task.block
     records: list[ChunkRecord] = []
-    for kernels in context.kernels_with_equal_features():
+    for kernels in context.kernels.with_equal_features():
         records += _from_features(context, block, kernels)
-    for members in context.exact_members():
+    for members in context.kernels.exact_members():
         exact = ExactKernels(context, block, members)
         for kernel in exact.kernels:
             shape = context.spec.geometry.kernel(kernel.label)
@@ -84,15 +84,15 @@ def _write_exact(
     shape = context.spec.geometry.kernel(kernel.label)
     for tile in _tiles(block, shape):
         components = exact.components(kernel, mirrored=tile is not block)
-        if context.is_restricted(kernel):
-            components = combined(components, context.weights(kernel))
+        if context.kernels.is_restricted(kernel):
+            components = combined(components, context.kernels.weights(kernel))
         yield from _write(context, tile, kernel, components, eyes)
 
 
 def _without_model(context: WorkerContext, block: Block, kernel: KernelConfig) -> Iterator[ChunkRecord]:
     if kernel.kind in CLOSED_FORMS:
         sides = [context.plain_inputs(side) for side in (block.rows, block.columns)]
-        formula = context.closed_form(kernel.label)
+        formula = context.kernels.closed_form(kernel.label)
         values = formula.block(sides[0], None if block.on_diagonal else sides[1])
     else:
         values = _gram(context, context.spec.geometry.kernel(kernel.label), block, Eyes(), 0)

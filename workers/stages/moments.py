@@ -24,7 +24,7 @@ def compute(context: WorkerContext, task: MomentsTask) -> Written:
         NumericalError: A gradient overflows.
     """
     kernel = next(kernel for kernel in context.spec.config.model_kernels if kernel.label == task.kernel)
-    records, names = [], list(context.weights(kernel))
+    records, names = [], list(context.kernels.weights(kernel))
     members = context.spec.geometry.kernel(task.kernel).members
     for position, member in enumerate(members or ("",)):
         moments = mean_squares(_batches(context, kernel, member, names))
