@@ -1,1 +1,1 @@
-"""Empirical kernels: definitions, features, exact and projected blocks, and the library functions over them."""
+"""Kernels: of a model (definitions, views, features, exact blocks), formulas, and random features; the library over them."""

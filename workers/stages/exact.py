@@ -142,11 +142,11 @@ class ExactKernels:
             context.kept_factors = (key, list(self._factors(rows, portion, 0)))
         return context.kept_factors[1]
 
-    def _factors(self, side: Shard, portion: Portion, eye: int) -> Iterator[BaseFactors]:
+    def _factors(self, side: Shard, portion: Portion, which: int) -> Iterator[BaseFactors]:
         """Yield the factors of groups of samples, under the member of the rows (0) or of the columns (1)."""
         passes = self._context.spec.passes
-        engine = self._context.engine(self._members[eye])
-        views = [pair[eye] for pair in self._views.values() if _is_of(pair[eye], portion)]
+        engine = self._context.engine(self._members[which])
+        views = [pair[which] for pair in self._views.values() if _is_of(pair[which], portion)]
         step = max(passes.gram_samples, passes.batch_size)
         for start in range(side.start, side.stop, step):
             group = replace(side, start=start, stop=min(start + step, side.stop))

@@ -21,7 +21,7 @@ from ntkpipe.workers.tasks import KernelTask, Written
 
 
 @dataclass(frozen=True, slots=True)
-class Eyes:
+class SeenBy:
     """Through which members of the model rows and columns are seen, as positions along the leading axis of a kernel."""
 
     rows: int | None = None
@@ -44,8 +44,8 @@ def compute(context: WorkerContext, task: KernelTask) -> Written:
         exact = ExactKernels(context, block, members)
         for kernel in exact.kernels:
             shape = context.spec.geometry.kernel(kernel.label)
-            eyes = Eyes() if not members[0] else Eyes(*(shape.members.index(member) for member in members))
-            records += _write_exact(context, block, kernel, eyes, exact)
+            seen_by = SeenBy() if not members[0] else SeenBy(*(shape.members.index(member) for member in members))
+            records += _write_exact(context, block, kernel, seen_by, exact)
     for other in context.spec.config.kernels:
         if not isinstance(other, EmpiricalKernel) and context.spec.geometry.kernel(other.label).derived is None:
             records += _without_model(context, block, other)
@@ -55,15 +55,15 @@ def compute(context: WorkerContext, task: KernelTask) -> Written:
 def _from_features(context: WorkerContext, block: Block, kernels: list[EmpiricalKernel]) -> Iterator[ChunkRecord]:
     """Yield the chunks of kernels with equal features, which share their products."""
     shape = context.spec.geometry.kernel(kernels[0].label)
-    for eyes in _eyes(shape):
+    for seen_by in _member_pairs(shape):
         for tile in _tiles(block, shape):
-            grams = [_gram(context, shape, tile, eyes, group) for group in range(len(shape.groups) or 1)]
+            grams = [_gram(context, shape, tile, seen_by, group) for group in range(len(shape.groups) or 1)]
             components = dict(zip(shape.groups or (TOTAL,), grams, strict=True))
             for kernel in kernels:
-                yield from _write(context, tile, kernel, components, eyes)
+                yield from _write(context, tile, kernel, components, seen_by)
 
 
-def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, eyes: Eyes, group: int) -> torch.Tensor:
+def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, seen_by: SeenBy, group: int) -> torch.Tensor:
     """Return inner products of stored features; of a block on the diagonal of one array with itself."""
 
     def rows(side: Shard, member: int | None) -> torch.Tensor:
@@ -73,20 +73,20 @@ def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, eyes: Eyes
         dtype = None if shape.kind in RANDOM_FEATURES else context.dtype
         return torch.from_numpy(values).to(device=context.device, dtype=dtype)
 
-    left = rows(tile.rows, eyes.rows)
-    same = tile.on_diagonal and eyes.rows == eyes.columns
-    return signed_gram(left, left if same else rows(tile.columns, eyes.columns), shape.num_negative)
+    left = rows(tile.rows, seen_by.rows)
+    same = tile.on_diagonal and seen_by.rows == seen_by.columns
+    return signed_gram(left, left if same else rows(tile.columns, seen_by.columns), shape.num_negative)
 
 
 def _write_exact(
-    context: WorkerContext, block: Block, kernel: EmpiricalKernel, eyes: Eyes, exact: ExactKernels
+    context: WorkerContext, block: Block, kernel: EmpiricalKernel, seen_by: SeenBy, exact: ExactKernels
 ) -> Iterator[ChunkRecord]:
     shape = context.spec.geometry.kernel(kernel.label)
     for tile in _tiles(block, shape):
         components = exact.components(kernel, mirrored=tile is not block)
         if context.kernels.is_restricted(kernel):
             components = combined(components, context.kernels.weights(kernel))
-        yield from _write(context, tile, kernel, components, eyes)
+        yield from _write(context, tile, kernel, components, seen_by)
 
 
 def _without_model(context: WorkerContext, block: Block, kernel: KernelConfig) -> Iterator[ChunkRecord]:
@@ -95,14 +95,14 @@ def _without_model(context: WorkerContext, block: Block, kernel: KernelConfig) -
         formula = context.kernels.closed_form(kernel.label)
         values = formula.block(sides[0], None if block.on_diagonal else sides[1])
     else:
-        values = _gram(context, context.spec.geometry.kernel(kernel.label), block, Eyes(), 0)
-    yield from _write(context, block, kernel, {TOTAL: values}, Eyes())
+        values = _gram(context, context.spec.geometry.kernel(kernel.label), block, SeenBy(), 0)
+    yield from _write(context, block, kernel, {TOTAL: values}, SeenBy())
 
 
-def _eyes(shape: KernelGeometry) -> list[Eyes]:
+def _member_pairs(shape: KernelGeometry) -> list[SeenBy]:
     if shape.cross:
-        return [Eyes(0, 1)]
-    return [Eyes(position, position) for position in range(len(shape.members))] or [Eyes()]
+        return [SeenBy(0, 1)]
+    return [SeenBy(position, position) for position in range(len(shape.members))] or [SeenBy()]
 
 
 def _tiles(block: Block, shape: KernelGeometry) -> Iterator[Block]:
@@ -113,16 +113,16 @@ def _tiles(block: Block, shape: KernelGeometry) -> Iterator[Block]:
 
 
 def _write(
-    context: WorkerContext, tile: Block, kernel: KernelConfig, components: Components, eyes: Eyes
+    context: WorkerContext, tile: Block, kernel: KernelConfig, components: Components, seen_by: SeenBy
 ) -> Iterator[ChunkRecord]:
     shape = context.spec.geometry.kernel(kernel.label)
     if shape.cosine:
-        sides = ((tile.rows, eyes.rows), (tile.columns, eyes.columns))
+        sides = ((tile.rows, seen_by.rows), (tile.columns, seen_by.columns))
         diagonals = [_diagonal(context, kernel.label, side, member) for side, member in sides]
         components = {name: cosine_normalised(part, *diagonals) for name, part in components.items()}
     if tile.on_diagonal and shape.symmetric:
         components = {name: (part + part.T) / 2 for name, part in components.items()}
-    leading = () if eyes.rows is None or shape.cross else (eyes.rows,)
+    leading = () if seen_by.rows is None or shape.cross else (seen_by.rows,)
     position = (tile.rows.index, tile.columns.index)
     total = _stored(context, tile, shape, sum_in_order(components.values()))
     yield context.chunks.write(
