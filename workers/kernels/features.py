@@ -69,9 +69,9 @@ def batch_features(
     if weights is not None:
         base = {name: base[name] for name in weights}
     if view.definition.is_own_feature:
-        ((values_BD,),) = (factor.tensors()[1] for factor in base.values())
-        norms_B = values_BD.square().sum(dim=(1, 2))
-        return SampleFeatures(values_BD.squeeze(1), norms_B, torch.zeros_like(norms_B, dtype=torch.bool))
+        ((values_B1D,),) = (factor.tensors()[1] for factor in base.values())
+        norms_B = values_B1D.square().sum(dim=(1, 2))
+        return SampleFeatures(values_B1D.squeeze(1), norms_B, torch.zeros_like(norms_B, dtype=torch.bool))
     factors = view.of(base, "rows")
     features = None
     if projection is not None:
