@@ -12,6 +12,7 @@ from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.solve.union import SECTIONS, SolveConfig
 
 _KERNEL: TypeAdapter[KernelConfig] = TypeAdapter(KernelConfig)
 
@@ -61,6 +62,24 @@ def load_kernel(kind: str, options: Mapping[str, Any]) -> KernelConfig:
         return _KERNEL.validate_python({"kind": kind, **options})
     except ValidationError as error:
         raise ConfigError(_describe(f"kernel {kind!r}", error)) from None
+
+
+def load_solve(kind: str, options: Mapping[str, Any]) -> SolveConfig:
+    """Return the section of a solver that is asked for without a configuration file.
+
+    Raises:
+        ConfigError: There is no such solver, or an option is not valid; the message names the nearest valid one.
+    """
+    if kind not in SECTIONS:
+        raise ConfigError(unknown_name("method", kind, ["auto", *SECTIONS]))
+    valid = SECTIONS[kind].model_fields.keys() - {"kind", "name", "kernel", "targets"}
+    for option in options:
+        if option not in valid:
+            raise ConfigError(unknown_name(f"option of {kind}", option, valid))
+    try:
+        return SECTIONS[kind](name="solve", kernel="kernel", **options)
+    except ValidationError as error:
+        raise ConfigError(_describe(f"solver {kind!r}", error)) from None
 
 
 def _read_yaml(source: str) -> Any:

@@ -20,7 +20,7 @@ from ntkpipe.configs.kernels.matrices import MatrixTraits, matrix_traits
 from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.configs.projection import Projection
 from ntkpipe.configs.resources import ResourcesConfig
-from ntkpipe.configs.solve import SolveConfig
+from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.configs.sources import DataConfig, PythonModel
 from ntkpipe.configs.store import StoreConfig
 

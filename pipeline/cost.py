@@ -18,7 +18,7 @@ from ntkpipe.configs.analyses import (
 )
 from ntkpipe.configs.kernels.empirical import ACTIVATIONS, EmpiricalKernel, parse_kind
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.configs.solve import CholeskySolve
+from ntkpipe.configs.solve.direct import CholeskySolve
 from ntkpipe.storage.grid import Block
 from ntkpipe.storage.records import Geometry
 from ntkpipe.workers.tasks import (

@@ -20,6 +20,7 @@
          /receipts/<stage>/<task>.json      the commit of a task, written once
          /failed/<stage>/<task>-<n>.json    what went wrong with an attempt
          /solutions/<name>.json             residuals and statistics of a solution
+         /solver/<name>/                    where an unfinished solver is; deleted when the solution is committed
          /analyses/<name>/                  summary.json, table.csv, picture.png
          /lock/epoch-000001.json            who owned the run, written once per tenure
          /lock/heartbeat-000001.json        their last sign of life
@@ -91,6 +92,41 @@ def prediction(name: str, split: str) -> str:
 def solution_record(name: str) -> str:
     """Return the object with a solution's residuals and statistics."""
     return f"solutions/{name}.json"
+
+
+def solver(name: str) -> str:
+    """Return the folder in which a solution's solver keeps where it is."""
+    return f"solver/{name}"
+
+
+def solver_constants(name: str) -> str:
+    """Return the object with what no step of a solver changes."""
+    return f"{solver(name)}/constants"
+
+
+def solver_states(name: str) -> str:
+    """Return the folder of a solver's states."""
+    return f"{solver(name)}/states"
+
+
+def solver_state(name: str, position: int) -> str:
+    """Return one state of a solver."""
+    return f"{solver_states(name)}/{position:012d}"
+
+
+def solver_parts(name: str) -> str:
+    """Return the folder of what other processes add to a solver's steps."""
+    return f"{solver(name)}/parts"
+
+
+def solver_part(name: str, position: int, part: int) -> str:
+    """Return one part of the step after a state."""
+    return f"{solver_parts(name)}/{position:012d}-{part:06d}"
+
+
+def solver_progress(name: str) -> str:
+    """Return the object that tells how far a solver is, and how long it will take."""
+    return f"{solver(name)}/progress.json"
 
 
 def analysis(name: str, file: str) -> str:

@@ -26,3 +26,6 @@ class ArrayTiles:
 
     def diagonal(self):
         return np.diagonal(self._matrix)
+
+    def read(self, rows, columns):
+        return self._matrix[np.ix_(rows, columns)]

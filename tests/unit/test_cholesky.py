@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from solving import solver_of
 
 from ntkpipe.workers.operators.dense import DenseOperator
-from ntkpipe.workers.solvers.cholesky import CholeskySolver
 from ntkpipe.workers.solvers.solve import solve, solve_operator
 
 
@@ -79,5 +79,5 @@ def test_a_residual_that_rounding_keeps_above_the_tolerance_is_called_stagnated(
 def test_the_operator_is_left_as_it_was():
     matrix = with_spectrum([1.0] * 19 + [-1.5e-3])
     before = matrix.clone()
-    solve_operator(CholeskySolver(), DenseOperator(matrix), torch.ones(20, 1, dtype=torch.float64), 0.0)
+    solve_operator(solver_of("cholesky"), DenseOperator(matrix), torch.ones(20, 1, dtype=torch.float64), 0.0)
     assert torch.equal(matrix, before)

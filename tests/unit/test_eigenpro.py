@@ -6,25 +6,12 @@ import pytest
 import torch
 from array_tiles import ArrayTiles
 from golden import KRR_ALPHA, TRNTK0
+from solving import laplace, solver_of, targets
 
 from ntkpipe.workers.operators.blocked import BlockedOperator
 from ntkpipe.workers.operators.dense import DenseOperator
-from ntkpipe.workers.solvers.eigenpro2 import EigenProSolver
 from ntkpipe.workers.solvers.solve import solve, solve_operator
-
-
-def laplace(size, *, seed=0, clusters=None, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(size, 5, generator=generator, dtype=torch.float64)
-    if clusters is not None:
-        centres = 3 * torch.randn(clusters, 5, generator=generator, dtype=torch.float64)
-        points = 0.3 * points + centres[torch.arange(size) * clusters // size]
-    matrix = torch.exp(-torch.cdist(points, points) / 3)
-    return ((matrix + matrix.T) / 2).to(dtype)
-
-
-def targets(size, *, columns=3, seed=5):
-    return torch.randn(size, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from ntkpipe.workers.solvers.system import make_system
 
 
 def relative_error(solution, matrix, y, ridge):
@@ -64,7 +51,7 @@ def test_a_diagonal_of_very_different_entries_is_solved():
 def test_rows_sorted_by_class_do_not_make_it_diverge():
     matrix, y = laplace(1200, clusters=10), targets(1200)
     operator = DenseOperator(matrix, block_rows=120)
-    solver = EigenProSolver(epochs=60, tolerance=1e-4, subsample=120, top=50)
+    solver = solver_of("eigenpro2", epochs=60, tolerance=1e-4, subsample=120, top=50)
     solution = solve_operator(solver, operator, y, 1.0)
     assert solution.converged
     assert relative_error(solution, matrix, y, 1.0) <= 1e-3
@@ -82,7 +69,7 @@ def test_a_low_rank_matrix_without_ridge_is_solved_where_the_targets_allow_it():
 @pytest.mark.parametrize("block_rows", [32, 64, 300])
 def test_stored_tiles_give_the_bits_of_the_matrix_in_memory(block_rows):
     matrix, y = laplace(300), targets(300, columns=1)
-    solver = EigenProSolver(epochs=5, tolerance=1e-9, subsample=80, top=20)
+    solver = solver_of("eigenpro2", epochs=5, tolerance=1e-9, subsample=80, top=20)
     stored = solve_operator(solver, BlockedOperator(ArrayTiles(matrix.numpy(), block_rows)), y, 0.1)
     dense = solve_operator(solver, DenseOperator(matrix, block_rows=block_rows), y, 0.1)
     assert torch.equal(stored.alpha, dense.alpha)
@@ -93,22 +80,6 @@ def test_the_seed_decides_every_bit():
     runs = [solve(matrix, y, method="eigenpro2", epochs=3, subsample=50, seed=seed).alpha for seed in (1, 1, 2)]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
-
-
-def test_a_state_copied_between_epochs_continues_as_if_uninterrupted():
-    operator, y = DenseOperator(laplace(200)), targets(200)
-    solver = EigenProSolver(epochs=6, tolerance=1e-12, subsample=50)
-    state = solver.init(operator, y, 0.1)
-    while state.status is None:
-        state = solver.step(operator, y, 0.1, state)
-    other = EigenProSolver(epochs=6, tolerance=1e-12, subsample=50)
-    resumed = other.init(operator, y, 0.1)
-    while resumed.status is None:
-        values = {field.name: getattr(resumed, field.name) for field in dataclasses.fields(resumed)}
-        copies = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
-        assert all(isinstance(value, torch.Tensor | int | float | None) for value in copies.values())
-        resumed = other.step(operator, y, 0.1, dataclasses.replace(resumed, **copies))
-    assert torch.equal(resumed.alpha_NT, state.alpha_NT)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -153,11 +124,12 @@ def test_a_negative_eigenvalue_that_the_subsample_misses_never_gives_worse_than_
 
 
 def test_a_step_that_is_too_long_is_undone_and_halved():
-    operator, y = DenseOperator(laplace(200)), targets(200)
-    solver = EigenProSolver(epochs=200, tolerance=1e-6, subsample=50)
-    state = dataclasses.replace(solver.init(operator, y, 0.1), step_scale=16.0)
+    y = targets(200)
+    system = make_system(DenseOperator(laplace(200)), y, 0.1)
+    solver = solver_of("eigenpro2", epochs=200, tolerance=1e-6, subsample=50)
+    state = dataclasses.replace(solver.init(system), step_scale=16.0)
     while state.status is None:
-        state = solver.step(operator, y, 0.1, state)
+        state = solver.step(system, state)
     assert state.status == "converged"
     assert state.step_scale < 4
     assert relative_error(type("Found", (), {"alpha": state.alpha_NT}), laplace(200), y, 0.1) <= 1e-5

@@ -141,7 +141,7 @@ def test_seams_their_configurations_and_their_registries_agree():
     from ntkpipe.configs.analyses import AnalysisConfig
     from ntkpipe.configs.kernels.empirical import NUMBERED, KernelName
     from ntkpipe.configs.projection import Projection, ResolvedKind
-    from ntkpipe.configs.solve import SolveConfig
+    from ntkpipe.configs.solve.union import SolveConfig
     from ntkpipe.workers.analyses.registry import make_analysis
     from ntkpipe.workers.kernels.definitions import kernel_definition
     from ntkpipe.workers.projections.registry import make_projection

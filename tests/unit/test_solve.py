@@ -7,12 +7,13 @@ from array_tiles import ArrayTiles
 from golden import KRR_ALPHA, TRNTK0
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from solving import Killed, MemoryCheckpoint, exact, rbf, solver_of, targets
 
 from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.workers.operators.blocked import BlockedOperator
 from ntkpipe.workers.operators.features import FeatureOperator
 from ntkpipe.workers.solvers import solve as solve_module
-from ntkpipe.workers.solvers.solve import one_hot_targets, solve
+from ntkpipe.workers.solvers.solve import one_hot_targets, solve, solve_operator
 
 SOLVERS = {
     "cholesky": ({}, 1e-10),
@@ -25,20 +26,6 @@ SOLVERS = {
 def solver(request):
     options, tolerance = SOLVERS[request.param]
     return {"method": request.param, **options}, tolerance
-
-
-def rbf(size, *, seed=0):
-    points = torch.randn(size, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    matrix = torch.exp(-torch.cdist(points, points).square() / 4)
-    return (matrix + matrix.T) / 2
-
-
-def targets(size, *, columns=3, seed=5):
-    return torch.randn(size, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def exact(matrix, y, ridge):
-    return torch.linalg.solve(matrix + ridge * torch.eye(len(matrix), dtype=torch.float64), y)
 
 
 def assert_exact(solution, matrix, y, ridge, tolerance):
@@ -58,7 +45,7 @@ def test_every_solver_is_exact_on_a_well_conditioned_system(solver):
     assert_exact(solution, matrix, y, 0.1, tolerance)
     assert solution.method == options["method"]
     assert (solution.ridge, solution.jitter) == (0.1, 0.0)
-    assert solution.stats.keys() == {"steps", "passes", "seconds"}
+    assert solution.stats.keys() == {"steps", "passes", "bytes_read", "condition", "seconds"}
 
 
 def test_every_solver_gives_the_golden_coefficients(solver):
@@ -279,6 +266,31 @@ def test_arrays_with_negative_strides_are_accepted():
     matrix, y = rbf(10), targets(10)
     flipped = solve(np.flip(matrix.numpy()), np.flip(y.numpy(), axis=0))
     torch.testing.assert_close(flipped.alpha.flip(0), solve(matrix, y).alpha)
+
+
+def test_a_killed_solve_goes_on_and_ends_with_the_same_bits(solver):
+    options, _ = solver
+    operator, y = BlockedOperator(ArrayTiles(rbf(90).numpy(), 32)), targets(90)
+    whole = solve_operator(solver_of(**options), operator, y, 0.1)
+    dies_after = 1
+    while True:
+        checkpoint = MemoryCheckpoint(dies_after)
+        try:
+            resumed = solve_operator(
+                solver_of(**options), operator, y, 0.1, checkpoint=checkpoint, checkpoint_seconds=0.0
+            )
+            break
+        except Killed:
+            checkpoint.dies_after = None
+            resumed = solve_operator(
+                solver_of(**options), operator, y, 0.1, checkpoint=checkpoint, checkpoint_seconds=0.0
+            )
+        assert torch.equal(resumed.alpha, whole.alpha)
+        assert resumed.certificate.steps == whole.certificate.steps
+        assert resumed.certificate.passes == pytest.approx(whole.certificate.passes)
+        dies_after += 1 + dies_after // 2
+    assert torch.equal(resumed.alpha, whole.alpha)
+    assert checkpoint.saved >= 1
 
 
 def test_one_hot_targets_have_a_one_in_the_column_of_the_class():

@@ -1,13 +1,17 @@
 """A symmetric matrix in stored tiles of its lower triangle."""
 
+from itertools import pairwise
 from typing import Any, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.operators.base import AbstractOperator, Tags
 from ntkpipe.workers.operators.checks import check_finite, symmetrised
+
+MAX_PARTS = 64
+"""Of a product; each is some rows of tiles, as equal in work as whole rows of the triangle allow."""
 
 
 class TileReader(Protocol):
@@ -26,6 +30,9 @@ class TileReader(Protocol):
     def diagonal(self) -> npt.NDArray[Any]:
         """Return the (N,) diagonal."""
 
+    def read(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the entries at all pairs of some positions."""
+
 
 @final
 class BlockedOperator(AbstractOperator):
@@ -35,22 +42,32 @@ class BlockedOperator(AbstractOperator):
     difference between the two triangles of a tile on the diagonal, which are otherwise averaged.
     """
 
-    def __init__(self, tiles: TileReader) -> None:
+    def __init__(self, tiles: TileReader, *, entry_flops: float = 0.0, positive_semidefinite: bool = False) -> None:
+        """Take tiles that are stored, or that cost ``entry_flops`` per entry to compute."""
         self._tiles = tiles
         self.size = tiles.size
         self.dtype = torch.float64 if tiles.dtype == np.float64 else torch.float32
         self.block_rows = min(tiles.block_rows, tiles.size)
+        self._num_blocks = -(-self.size // self.block_rows)
+        self._parts = _equal_parts(self._num_blocks)
+        self.num_parts = len(self._parts)
+        self.tags = Tags(
+            positive_semidefinite=positive_semidefinite,
+            entry_bytes=0.0 if entry_flops else float(tiles.dtype.itemsize),
+            entry_flops=entry_flops,
+            halved_products=True,
+        )
 
-    def matmat(self, vectors_NT: torch.Tensor) -> torch.Tensor:
-        """Add up tile products in storage order, which fixes every bit of the result."""
-        product_NT = torch.zeros(self.size, vectors_NT.shape[1], dtype=vectors_NT.dtype)
-        for row in range(self._num_blocks):
+    def partial(self, vectors_NT: torch.Tensor, part: int) -> torch.Tensor:
+        """Multiply some rows of tiles, each with its mirror image, in storage order."""
+        product_NT = torch.zeros_like(vectors_NT)
+        for row in self._parts[part]:
+            rows = self._range(row)
             for column in range(row + 1):
-                tile = self._tile(row, column, vectors_NT.dtype)
-                rows, columns = self._range(row), self._range(column)
-                product_NT[rows] += tile @ vectors_NT[columns]
+                tile, columns = self._tile(row, column, vectors_NT.dtype), self._range(column)
+                product_NT[rows].addmm_(tile, vectors_NT[columns])
                 if row != column:
-                    product_NT[columns] += tile.T @ vectors_NT[rows]
+                    product_NT[columns].addmm_(tile.T, vectors_NT[rows])
         return product_NT
 
     def diagonal(self) -> torch.Tensor:
@@ -72,9 +89,12 @@ class BlockedOperator(AbstractOperator):
             parts.append(strip[max(start - first, 0) : stop - first])
         return torch.cat(parts)
 
-    @property
-    def _num_blocks(self) -> int:
-        return -(-self.size // self.block_rows)
+    def entries(self, rows_R: torch.Tensor, columns_S: torch.Tensor) -> torch.Tensor:
+        """Read the tiles in which the positions lie, each once."""
+        values = np.ascontiguousarray(self._tiles.read(rows_R.numpy(), columns_S.numpy()))
+        entries_RS = torch.from_numpy(values if values.flags.writeable else values.copy()).to(self.dtype)
+        check_finite("the kernel matrix, at the rows and columns that were picked,", entries_RS)
+        return entries_RS
 
     def _range(self, block: int) -> slice:
         return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.size))
@@ -85,3 +105,10 @@ class BlockedOperator(AbstractOperator):
         tile = torch.from_numpy(values if values.flags.writeable else values.copy()).to(self.dtype)
         check_finite("the kernel matrix", tile, row=self._range(row).start, column=self._range(column).start)
         return (symmetrised(tile, start=self._range(row).start) if row == column else tile).to(dtype)
+
+
+def _equal_parts(num_blocks: int) -> list[range]:
+    """Cut the rows of a triangle of tiles into ranges with about the same number of tiles."""
+    num_parts = min(num_blocks, MAX_PARTS)
+    cuts = [round(num_blocks * (index / num_parts) ** 0.5) for index in range(num_parts + 1)]
+    return [range(start, stop) for start, stop in pairwise(cuts) if stop > start]

@@ -5,7 +5,7 @@ from typing import final
 import torch
 
 from ntkpipe.configs.errors import ConfigError
-from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.operators.base import AbstractOperator, Tags
 from ntkpipe.workers.operators.checks import check_finite, symmetrised
 
 BLOCK_ROWS = 1024
@@ -28,9 +28,13 @@ class DenseOperator(AbstractOperator):
         self.size = len(matrix_NN)
         self.dtype = matrix_NN.dtype
         self.block_rows = min(block_rows, self.size)
+        self.num_parts = 1
+        self.tags = Tags()
 
-    def matmat(self, vectors_NT: torch.Tensor) -> torch.Tensor:
-        """Multiply in the precision of the vectors, some rows at a time."""
+    def partial(self, vectors_NT: torch.Tensor, part: int) -> torch.Tensor:
+        """Multiply in the precision of the vectors, some rows at a time where entries are converted."""
+        if vectors_NT.dtype == self.dtype:
+            return self._matrix_NN @ vectors_NT
         starts = range(0, self.size, self.block_rows)
         blocks = (self._matrix_NN[start : start + self.block_rows] for start in starts)
         return torch.cat([block.to(vectors_NT.dtype) @ vectors_NT for block in blocks])
@@ -42,3 +46,7 @@ class DenseOperator(AbstractOperator):
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows; not a copy."""
         return self._matrix_NN[start:stop]
+
+    def entries(self, rows_R: torch.Tensor, columns_S: torch.Tensor) -> torch.Tensor:
+        """Pick entries."""
+        return self._matrix_NN[rows_R.unsqueeze(1), columns_S]

@@ -7,7 +7,7 @@ from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.kernels.matrices import MatrixTraits, parents_of
 from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.configs.solve import SolveConfig
+from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.storage.records import Geometry, KernelGeometry, SplitGeometry
 from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.kernels.random_features.registry import make_random_features

@@ -1,28 +1,61 @@
-"""The residual of a solution, recomputed from the operator."""
+"""The evidence that a solution solves its system, recomputed from the operator."""
+
+import math
+from dataclasses import dataclass, field
+from typing import final
 
 import torch
 
-from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.solvers.base import Evidence, SolverState
+from ntkpipe.workers.solvers.system import System
 
 
-def residual(operator: AbstractOperator, ridge: float, alpha_NT: torch.Tensor, rhs_NT: torch.Tensor) -> torch.Tensor:
+@final
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a solution rests on. Nothing in it is taken from a recurrence, estimates of eigenvalues aside."""
+
+    equation: str
+    """What the residuals are residuals of: ``ridge`` for (K + ridge I) alpha = y."""
+    residuals: torch.Tensor
+    """(T,) true relative residuals, accumulated in float64."""
+    backward_errors: torch.Tensor
+    """(T,) residual / (||K + ridge I|| ||alpha|| + ||y||): how far the nearest system is that alpha solves exactly. The
+    norm is the solver's estimate, or else the largest diagonal entry, which only makes the error look larger."""
+    condition: float
+    """Largest over smallest eigenvalue of K + ridge I, as the solver estimates them; NaN where it does not."""
+    jitter: float
+    """What was added to the diagonal beyond the ridge; 0.0 unless the matrix was not positive definite."""
+    steps: int
+    """Taken by the solver."""
+    passes: float
+    """How often the whole matrix has been read, this certificate included."""
+    bytes_read: float
+    """From storage."""
+    flags: tuple[str, ...] = field(default=())
+    """What a user should know: ``jittered``, ``indefinite``, ``stagnated``, ``budget``, ``diverged``,
+    ``ridge-below-precision``, ``duplicates``, ``subsample-cut``."""
+
+
+def residual(system: System, alpha_NT: torch.Tensor) -> torch.Tensor:
     """Return y - (K + ridge I) alpha, (N, T) float64; one pass over the matrix, block by block."""
-    alpha = alpha_NT.double()
-    return rhs_NT.double() - operator.matmat(alpha) - ridge * alpha
+    alpha_NT = alpha_NT.double()
+    return system.rhs_NT - system.operator.matmat(alpha_NT) - system.ridge * alpha_NT
 
 
-def relative_norms(residual_NT: torch.Tensor, rhs_NT: torch.Tensor) -> torch.Tensor:
-    """Return ||residual|| / ||y|| per target, (T,) float64; the norm of the residual itself where y is zero."""
-    norms_T: torch.Tensor = torch.linalg.vector_norm(rhs_NT.double(), dim=0)
-    residual_T: torch.Tensor = torch.linalg.vector_norm(residual_NT, dim=0)
-    return residual_T / torch.where(norms_T > 0, norms_T, 1.0)
-
-
-def relative_residuals(
-    operator: AbstractOperator, ridge: float, alpha_NT: torch.Tensor, rhs_NT: torch.Tensor
-) -> torch.Tensor:
-    """Return ||(K + ridge I) alpha - y|| / ||y|| per target, (T,), accumulated in float64; one pass over the matrix.
+def ridge_evidence(system: System, alpha_NT: torch.Tensor) -> Evidence:
+    """Return the evidence for (K + ridge I) alpha = y; one pass over the matrix, block by block.
 
     A recurrence for the residual drifts from the truth, so it is never used here.
     """
-    return relative_norms(residual(operator, ridge, alpha_NT, rhs_NT), rhs_NT)
+    fitted_NT = system.operator.matmat(alpha_NT.double())
+    residual_NT = system.rhs_NT - fitted_NT - system.ridge * alpha_NT.double()
+    return Evidence(system.relative(residual_NT), fitted_NT)
+
+
+def backward_errors(system: System, state: SolverState, evidence: Evidence) -> torch.Tensor:
+    """Return the (T,) normwise backward errors, see :class:`Certificate`."""
+    diagonal = float(system.operator.diagonal().double().abs().max()) + system.ridge
+    norm = diagonal if math.isnan(state.largest) else max(state.largest, diagonal)
+    alpha_T: torch.Tensor = torch.linalg.vector_norm(state.alpha_NT.double(), dim=0)
+    return evidence.residuals_T * system.norms_T / (norm * alpha_T + system.norms_T)

@@ -5,10 +5,10 @@ from typing import final
 
 import torch
 
-from ntkpipe.workers.operators.base import AbstractOperator
-from ntkpipe.workers.solvers.base import AbstractSolver, SolverState
-from ntkpipe.workers.solvers.certificate import relative_norms, residual
-from ntkpipe.workers.solvers.solution import Status
+from ntkpipe.configs.solve.direct import CholeskySolve
+from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
+from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
+from ntkpipe.workers.solvers.system import System
 
 FIRST_JITTER = 1e-5
 """As a share of the mean diagonal entry."""
@@ -18,15 +18,17 @@ TOLERANCE = 1e-8
 
 MAX_REFINEMENTS = 10
 
+POWER_ITERATIONS = 10
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CholeskyState(SolverState):
     """A solver that is done in one step needs nothing else."""
 
 
 @final
 class CholeskySolver(AbstractSolver[CholeskyState]):
-    """Factorises K + ridge I; O(N^3 / 3) FLOPs and 16 N^2 bytes beside the operator.
+    """Factorises K + ridge I; N^3 / 3 FLOPs and 16 N^2 bytes beside the operator.
 
     A matrix that is not positive definite is tried again with jitter from 1e-5 tr(K)/N, doubled at every failure. The
     jitter is part of the result, and the residual is that of the system without it: a solution that refinement brings
@@ -36,35 +38,46 @@ class CholeskySolver(AbstractSolver[CholeskyState]):
     """
 
     method = "cholesky"
+    equation = "ridge"
+    state_type = CholeskyState
 
-    def __init__(self, max_jitter_doublings: int = 15) -> None:
-        self._max_jitter_doublings = max_jitter_doublings
+    def __init__(self, config: CholeskySolve) -> None:
+        self._max_jitter_doublings = config.max_jitter_doublings
 
-    def init(self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float) -> CholeskyState:
+    def init(self, system: System) -> CholeskyState:
         """Start from zero."""
-        return CholeskyState(torch.zeros_like(rhs_NT), status=None, steps=0, passes=0.0, jitter=0.0)
+        return CholeskyState(alpha_NT=torch.zeros_like(system.rhs_NT), status=None)
 
-    def step(
-        self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: CholeskyState
-    ) -> CholeskyState:
+    def step(self, system: System, state: CholeskyState) -> CholeskyState:
         """Factorise, solve, and refine for as long as it halves what rounding or jitter left."""
-        factor_NN, jitter = self._factorise(operator.dense().double(), ridge)
+        factor_NN, jitter = self._factorise(system.operator.dense().to(torch.float64, copy=True), system.ridge)
         if factor_NN is None:
-            return replace(state, status="indefinite", steps=1, passes=1.0, jitter=jitter)
-        alpha_NT = torch.cholesky_solve(rhs_NT, factor_NN)
-        residual_NT = residual(operator, ridge, alpha_NT, rhs_NT)
-        worst, passes = float(relative_norms(residual_NT, rhs_NT).max()), 2.0
-        while worst > TOLERANCE and passes < 2 + MAX_REFINEMENTS:
+            return replace(state, status="indefinite", steps=1, jitter=jitter)
+        alpha_NT = torch.cholesky_solve(system.rhs_NT, factor_NN)
+        residual_NT = residual(system, alpha_NT)
+        worst, refinements = float(system.relative(residual_NT).max()), 0
+        while worst > TOLERANCE and refinements < MAX_REFINEMENTS:
             refined_NT = alpha_NT + torch.cholesky_solve(residual_NT, factor_NN)
-            refined_residual_NT = residual(operator, ridge, refined_NT, rhs_NT)
-            refined, passes = float(relative_norms(refined_residual_NT, rhs_NT).max()), passes + 1
+            refined_residual_NT = residual(system, refined_NT)
+            refined, refinements = float(system.relative(refined_residual_NT).max()), refinements + 1
             if not refined < worst:
                 break
             alpha_NT, residual_NT, halved, worst = refined_NT, refined_residual_NT, refined <= worst / 2, refined
             if not halved:
                 break
         status: Status = "converged" if worst <= TOLERANCE else "indefinite" if jitter else "stagnated"
-        return replace(state, alpha_NT=alpha_NT, status=status, steps=1, passes=passes, jitter=jitter)
+        largest, smallest = extreme_eigenvalues(factor_NN)
+        return replace(
+            state, alpha_NT=alpha_NT, status=status, steps=1, jitter=jitter, largest=largest, smallest=smallest
+        )
+
+    def extras(self, state: CholeskyState) -> dict[str, torch.Tensor]:
+        """Nothing: a factor is as large as the matrix."""
+        return {}
+
+    def certify(self, system: System, state: CholeskyState) -> Evidence:
+        """Recompute the residual."""
+        return ridge_evidence(system, state.alpha_NT)
 
     def _factorise(self, matrix_NN: torch.Tensor, ridge: float) -> tuple[torch.Tensor | None, float]:
         """Return the factor and the jitter it needed; no factor if none of them suffices."""
@@ -77,3 +90,18 @@ class CholeskySolver(AbstractSolver[CholeskyState]):
             if not int(failed) and torch.isfinite(factor_NN.diagonal()).all():
                 return factor_NN, jitter
         return None, ladder[-1]
+
+
+def extreme_eigenvalues(factor_NN: torch.Tensor) -> tuple[float, float]:
+    """Return estimates of the largest and the smallest eigenvalue of L L^T by power iteration; O(N^2).
+
+    The largest one is a lower bound, the smallest an upper bound.
+    """
+    start_N1 = torch.ones(len(factor_NN), 1, dtype=factor_NN.dtype)
+    largest, smallest, forward_N1, backward_N1 = 0.0, 0.0, start_N1, start_N1
+    for _ in range(POWER_ITERATIONS):
+        forward_N1 = factor_NN @ (factor_NN.T @ (forward_N1 / torch.linalg.vector_norm(forward_N1)))
+        backward_N1 = torch.cholesky_solve(backward_N1 / torch.linalg.vector_norm(backward_N1), factor_NN)
+        largest, inverse = (float(torch.linalg.vector_norm(vector)) for vector in (forward_N1, backward_N1))
+        smallest = 1 / inverse
+    return largest, smallest

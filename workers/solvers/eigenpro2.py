@@ -12,16 +12,16 @@ often sorted by class, and for a batch of similar rows the bounds do not hold.
 
 import math
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
 
-from ntkpipe.workers.operators.base import AbstractOperator
-from ntkpipe.workers.solvers.base import AbstractSolver, SolverState
-from ntkpipe.workers.solvers.certificate import relative_norms, relative_residuals
+from ntkpipe.configs.solve.iterative import EigenProSolve
+from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
+from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
 from ntkpipe.workers.solvers.preconditioner import Preconditioner, damping
-from ntkpipe.workers.solvers.solution import Status
+from ntkpipe.workers.solvers.system import System
 
 FLOAT32_TOLERANCE = 1e-5
 """Tighter tolerances than this are out of reach of float32 products."""
@@ -41,9 +41,11 @@ DIVERGENCE = 10.0
 MIN_STEP_SCALE = 2.0**-10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EigenProState(SolverState):
     """Coefficients, preconditioner, batch size and step size."""
+
+    constants: ClassVar[frozenset[str]] = frozenset({"subsample_S", "directions_SQ", "damping_Q"})
 
     subsample_S: torch.Tensor
     """Positions of the Nystrom points, ascending."""
@@ -71,21 +73,22 @@ class EigenProSolver(AbstractSolver[EigenProState]):
     """
 
     method = "eigenpro2"
+    equation = "ridge"
+    state_type = EigenProState
 
-    def __init__(
-        self, *, epochs: int = 20, tolerance: float = 1e-4, subsample: int = 2000, top: int = 100, seed: int = 0
-    ) -> None:
-        self._epochs = epochs
-        self._tolerance = tolerance
-        self._subsample = subsample
-        self._top = top
-        self._seed = seed
+    def __init__(self, config: EigenProSolve) -> None:
+        self._epochs = config.epochs
+        self._tolerance = config.tolerance
+        self._subsample = config.subsample
+        self._top = config.top
+        self._seed = config.seed
 
-    def init(self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float) -> EigenProState:
-        """Draw the Nystrom points and take the eigenpairs of their kernel matrix: one pass, O(s^3)."""
+    def init(self, system: System) -> EigenProState:
+        """Draw the Nystrom points and take the eigenpairs of their kernel matrix: up to one pass, O(s^3)."""
+        operator, ridge = system.operator, system.ridge
         chosen = self._random(0).permutation(operator.size)[: self._subsample]
         subsample_S = torch.from_numpy(np.sort(chosen))
-        eigenvalues_S, vectors_SS = (part.flip(-1) for part in torch.linalg.eigh(_submatrix(operator, subsample_S)))
+        eigenvalues_S, vectors_SS = (part.flip(-1) for part in torch.linalg.eigh(operator.submatrix(subsample_S)))
         bound = float(operator.diagonal().double().max()) + ridge
         # By interlacing, K + ridge I has an eigenvalue at least as negative as the subsample's.
         least, largest = float(eigenvalues_S[-1]) + ridge, float(eigenvalues_S[0]) + ridge
@@ -103,27 +106,24 @@ class EigenProSolver(AbstractSolver[EigenProState]):
             )
         )
         return EigenProState(
-            alpha_NT=torch.zeros_like(rhs_NT),
+            alpha_NT=torch.zeros_like(system.rhs_NT),
             status="indefinite" if indefinite else None,
-            steps=0,
-            passes=1.0,
-            jitter=0.0,
+            largest=float(eigenvalues_S[0]) * operator.size / len(subsample_S) + ridge,
+            smallest=ridge if ridge > 0 else math.nan,
             subsample_S=subsample_S,
             directions_SQ=vectors_SS[:, : len(damping_Q)].contiguous(),
             damping_Q=damping_Q,
             batch_rows=min(FIRST_BATCH_ROWS, operator.block_rows),
             step_scale=1.0,
-            best_NT=torch.zeros_like(rhs_NT),
+            best_NT=torch.zeros_like(system.rhs_NT),
             best_residual=1.0,
         )
 
-    def step(
-        self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: EigenProState
-    ) -> EigenProState:
+    def step(self, system: System, state: EigenProState) -> EigenProState:
         """Run an epoch; recompute the true residual when it is expected to be small, and after the last epoch."""
         allowed = DIVERGENCE * max(state.best_residual, self._tolerance)
         best = state.best_residual
-        state, seen = self._epoch(operator, rhs_NT, ridge, state, allowed)
+        state, seen = self._epoch(system, state, allowed)
         # The residuals met on the way are older than the result; what the epoch gained is expected to repeat itself.
         expected = seen * min(1.0, seen / best) if best else seen
         if not seen <= allowed:
@@ -133,52 +133,45 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         last = state.steps >= self._epochs or state.step_scale < MIN_STEP_SCALE
         if expected > self._tolerance and not last:
             return state
-        true = float(relative_residuals(operator, ridge, state.alpha_NT, rhs_NT).max())
-        state = replace(state, passes=state.passes + 1)
+        true = _true_residual(system, state.alpha_NT)
         if true <= self._tolerance:
             return replace(state, status="converged")
-        return self._give_up(operator, rhs_NT, ridge, state, true) if last else state
+        return _give_up(system, state, true) if last else state
 
-    def _give_up(
-        self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: EigenProState, true: float
-    ) -> EigenProState:
-        """Return the better one of the last and the best coefficients; zero if neither is better than zero."""
-        best = float(relative_residuals(operator, ridge, state.best_NT, rhs_NT).max())
-        alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
-        status: Status = "diverged" if state.step_scale < MIN_STEP_SCALE else "budget"
-        if not true < 1:
-            alpha_NT, status = torch.zeros_like(rhs_NT), "diverged"
-        return replace(state, alpha_NT=alpha_NT, passes=state.passes + 1, status=status)
+    def extras(self, state: EigenProState) -> dict[str, torch.Tensor]:
+        """Nothing."""
+        return {}
 
-    def _epoch(
-        self, operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, state: EigenProState, allowed: float
-    ) -> tuple[EigenProState, float]:
+    def certify(self, system: System, state: EigenProState) -> Evidence:
+        """Recompute the residual."""
+        return ridge_evidence(system, state.alpha_NT)
+
+    def _epoch(self, system: System, state: EigenProState, allowed: float) -> tuple[EigenProState, float]:
         """Return the state after an epoch and the worst relative residual met on the way.
 
         An epoch ends early once that residual exceeds what is allowed.
         """
+        operator = system.operator
         single = operator.dtype == torch.float32 and self._tolerance >= FLOAT32_TOLERANCE
         dtype = torch.float32 if single else torch.float64
         preconditioner = Preconditioner(
-            state.subsample_S, state.directions_SQ.to(dtype), state.damping_Q.to(dtype).unsqueeze(1), ridge
+            state.subsample_S, state.directions_SQ.to(dtype), state.damping_Q.to(dtype).unsqueeze(1), system.ridge
         )
-        alpha_NT, rhs = state.alpha_NT.to(dtype, copy=True), rhs_NT.to(dtype)
+        alpha_NT, rhs_NT = state.alpha_NT.to(dtype, copy=True), system.rhs_NT.to(dtype)
         random, size, block = self._random(1 + state.steps), operator.size, operator.block_rows
-        squares_T, batch_rows, num_read, seen = rhs_NT.new_zeros(rhs_NT.shape[1]), state.batch_rows, 0, 0.0
+        squares_T, batch_rows, seen = system.rhs_NT.new_zeros(rhs_NT.shape[1]), state.batch_rows, 0.0
         for index in random.permutation(-(-size // block)).tolist():
             start, stop = index * block, min((index + 1) * block, size)
             block_MN = operator.rows(start, stop).to(dtype)
             found_T, batch_rows = _descend(
-                preconditioner, alpha_NT, rhs, block_MN, start, batch_rows, state.step_scale, random
+                preconditioner, alpha_NT, rhs_NT, block_MN, start, batch_rows, state.step_scale, random
             )
             squares_T += found_T
-            num_read += stop - start
-            seen = float(relative_norms(squares_T.sqrt().unsqueeze(0), rhs_NT).max())
+            seen = float((squares_T.sqrt() / system.norms_T).max())
             if not seen <= allowed:
                 break
-        passes = state.passes + num_read / size
         steps = state.steps + 1
-        return replace(state, alpha_NT=alpha_NT.double(), steps=steps, passes=passes, batch_rows=batch_rows), seen
+        return replace(state, alpha_NT=alpha_NT.double(), steps=steps, batch_rows=batch_rows), seen
 
     def _random(self, stream: int) -> np.random.Generator:
         """Return the random numbers of the subsample (0) or of an epoch (1, 2, ...), whatever was drawn before."""
@@ -230,13 +223,15 @@ def _critical_batch(batch_rows: int, tops: float, widths: float, largest: int) -
     return min(largest, int(1 / growth) + 1) if growth * largest > 1 else largest
 
 
-def _submatrix(operator: AbstractOperator, positions_S: torch.Tensor) -> torch.Tensor:
-    """Return the (s, s) float64 matrix of some positions, reading rows in their blocks."""
-    block, parts = operator.block_rows, []
-    for start in range(0, operator.size, block):
-        stop = min(start + block, operator.size)
-        inside = positions_S[(positions_S >= start) & (positions_S < stop)] - start
-        if len(inside):
-            parts.append(operator.rows(start, stop)[inside][:, positions_S].double())
-    matrix_SS = torch.cat(parts)
-    return (matrix_SS + matrix_SS.T) / 2
+def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:
+    return float(system.relative(residual(system, alpha_NT)).max())
+
+
+def _give_up(system: System, state: EigenProState, true: float) -> EigenProState:
+    """Return the better one of the last and the best coefficients; zero if neither is better than zero."""
+    best = _true_residual(system, state.best_NT)
+    alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
+    status: Status = "diverged" if state.step_scale < MIN_STEP_SCALE else "budget"
+    if not true < 1:
+        alpha_NT, status = torch.zeros_like(system.rhs_NT), "diverged"
+    return replace(state, alpha_NT=alpha_NT, status=status)

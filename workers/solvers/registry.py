@@ -1,23 +1,20 @@
 """From a solve section to a solver; a solver's module is imported only when it is asked for."""
 
+import importlib
 from typing import Any
 
-from ntkpipe.configs.solve import CholeskySolve, SolveConfig
+from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.workers.solvers.base import AbstractSolver
+
+HOMES = {
+    "cholesky": "cholesky:CholeskySolver",
+    "eigenpro2": "eigenpro2:EigenProSolver",
+}
+"""Module and class by kind; a class takes its section."""
 
 
 def make_solver(config: SolveConfig) -> AbstractSolver[Any]:
     """Return the solver of a configuration."""
-    if isinstance(config, CholeskySolve):
-        from ntkpipe.workers.solvers.cholesky import CholeskySolver
-
-        return CholeskySolver(config.max_jitter_doublings)
-    from ntkpipe.workers.solvers.eigenpro2 import EigenProSolver
-
-    return EigenProSolver(
-        epochs=config.epochs,
-        tolerance=config.tolerance,
-        subsample=config.subsample,
-        top=config.top,
-        seed=config.seed,
-    )
+    module, _, name = HOMES[config.kind].partition(":")
+    solver: AbstractSolver[Any] = getattr(importlib.import_module(f"ntkpipe.workers.solvers.{module}"), name)(config)
+    return solver

@@ -1,25 +1,23 @@
-"""Solving kernel systems: the loop around a solver, and the library function over it."""
+"""Solving kernel systems: the library function, and what it shares with runs."""
 
-import math
-import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 
-from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError
-from ntkpipe.configs.solve import CholeskySolve, EigenProSolve, SolveBase
+from ntkpipe.configs.loading import load_solve
 from ntkpipe.workers.operators.base import AbstractOperator
-from ntkpipe.workers.operators.checks import check_finite
 from ntkpipe.workers.operators.dense import DenseOperator
 from ntkpipe.workers.operators.features import FeatureOperator
 from ntkpipe.workers.solvers.base import AbstractSolver
-from ntkpipe.workers.solvers.certificate import relative_residuals
+from ntkpipe.workers.solvers.loop import CHECKPOINT_SECONDS, AbstractCheckpoint, EarlyStopping, Position, SolveLoop
 from ntkpipe.workers.solvers.registry import make_solver
+from ntkpipe.workers.solvers.scaling import Scaling
 from ntkpipe.workers.solvers.solution import Solution
+from ntkpipe.workers.solvers.validation import Validation
 
 Matrix = torch.Tensor | npt.NDArray[Any]
 RidgeScale = Literal["absolute", "mean-diagonal"]
@@ -27,16 +25,17 @@ RidgeScale = Literal["absolute", "mean-diagonal"]
 CHOLESKY_LIMIT = 20_000
 """Up to this N a factorisation is the fastest and surest way."""
 
-SECTIONS: dict[str, type[CholeskySolve | EigenProSolve]] = {"cholesky": CholeskySolve, "eigenpro2": EigenProSolve}
-
 
 def solve(
     kernel: Matrix | AbstractOperator,
     y: Matrix,
     *,
-    method: Literal["auto", "cholesky", "eigenpro2"] = "auto",
+    method: str = "auto",
     ridge: float = 1e-3,
     ridge_scale: RidgeScale = "absolute",
+    sample_weights: Matrix | None = None,
+    warm_start: Matrix | None = None,
+    validation: Validation | None = None,
     **options: Any,
 ) -> Solution:
     """Solve (K + ridge I) alpha = y.
@@ -45,10 +44,13 @@ def solve(
         kernel: (N, N) kernel matrix, an operator, or (N, K) features whose Gram matrix is the kernel; a matrix that is
             square is taken for a kernel matrix, so pass ``FeatureOperator(features)`` if K may equal N.
         y: (N,) or (N, T) targets.
-        method: ``auto`` is ``cholesky`` up to N = 20,000 and ``eigenpro2`` beyond.
+        method: ``auto``, or the kind of a solver; ``ntkpipe schema`` lists them with their options.
         ridge: The lambda, at least 0.
         ridge_scale: ``mean-diagonal`` multiplies it by tr(K)/N.
-        options: Further settings of the method, such as ``epochs``; see ntkpipe.configs.solve.
+        sample_weights: (N,) weights of the squared errors, at least 0; (K + ridge W^-1) alpha = y is solved instead.
+        warm_start: (N,) or (N, T) coefficients to start from.
+        validation: Samples that are held out, on which the solve may be stopped early.
+        options: Further settings of the method, such as ``epochs``.
 
     Returns:
         Coefficients with their recomputed residuals. A solver that did not converge says so in ``status``; it never
@@ -59,65 +61,70 @@ def solve(
         NumericalError: The kernel or the targets hold NaN or infinity, or the matrix is not symmetric.
     """
     operator = kernel if isinstance(kernel, AbstractOperator) else _operator(_tensor("kernel", kernel))
-    targets = _tensor("y", y).double()
-    targets_NT = targets.unsqueeze(1) if targets.dim() == 1 else targets
+    targets_NT = _columns("y", y)
     if method == "auto":
         method = "cholesky" if operator.size <= CHOLESKY_LIMIT else "eigenpro2"
-    if method not in SECTIONS:
-        raise ConfigError(unknown_name("method", method, ["auto", *SECTIONS]))
-    valid = SECTIONS[method].model_fields.keys() - SolveBase.model_fields.keys() - {"kind"}
-    for option in options:
-        if option not in valid:
-            raise ConfigError(unknown_name(f"option of {method}", option, valid))
-    try:
-        section = SECTIONS[method](name="solve", kernel="kernel", ridge=ridge, ridge_scale=ridge_scale, **options)
-    except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        place = ".".join(map(str, finding["loc"]))
-        raise ConfigError(f"solve: {place}: {finding['msg']} (found {finding['input']!r})") from None
-    return solve_operator(make_solver(section), operator, targets_NT, scaled_ridge(operator, ridge, ridge_scale))
+    section = load_solve(method, {"ridge": ridge, "ridge_scale": ridge_scale, **options})
+    return solve_operator(
+        make_solver(section),
+        operator,
+        targets_NT,
+        scaled_ridge(operator, ridge, ridge_scale),
+        weights_N=None if sample_weights is None else _tensor("sample_weights", sample_weights).double(),
+        start_NT=None if warm_start is None else _columns("warm_start", warm_start),
+        validation=validation,
+    )
 
 
 def solve_operator(
-    solver: AbstractSolver[Any], operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float
+    solver: AbstractSolver[Any],
+    operator: AbstractOperator,
+    rhs_NT: torch.Tensor,
+    ridge: float,
+    *,
+    weights_N: torch.Tensor | None = None,
+    start_NT: torch.Tensor | None = None,
+    validation: Validation | None = None,
+    checkpoint: AbstractCheckpoint | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    observe: Callable[[Position], None] | None = None,
 ) -> Solution:
     """Run a solver to its end and recompute the residuals of what it returns; one extra pass over the matrix.
 
     Every target is scaled by a power of two beforehand, which costs no accuracy, so that no solver sees the targets'
-    units.
+    units; weights and starts cost one more pass each.
+
+    Args:
+        solver: Takes the steps.
+        operator: K.
+        rhs_NT: y.
+        ridge: In the units of K.
+        weights_N: Of the samples, at least 0.
+        start_NT: Coefficients to start from.
+        validation: Samples that are held out.
+        checkpoint: Keeps positions, of a solve that may be killed.
+        checkpoint_seconds: Between two positions that are kept.
+        observe: Is told every position.
 
     Raises:
-        ConfigError: The targets are not (N, T) with T >= 1, or the ridge is negative or not finite.
-        NumericalError: The targets or the matrix hold NaN or infinity.
+        ConfigError: The targets are not (N, T) with T >= 1, the ridge is negative or not finite, or weights, start or
+            held-out samples do not fit.
+        NumericalError: The targets, the start or the matrix hold NaN or infinity.
     """
-    if rhs_NT.dim() != 2 or len(rhs_NT) != operator.size or not rhs_NT.shape[1]:
-        raise ConfigError(
-            f"the kernel has {operator.size} samples, but the targets have shape {tuple(rhs_NT.shape)}; expected "
-            f"({operator.size}, T) with T >= 1."
-        )
-    if not (math.isfinite(ridge) and ridge >= 0):
-        raise ConfigError(f"expected a finite ridge of at least 0, found {ridge:g}.")
-    check_finite("y", rhs_NT)
-    started = time.perf_counter()
-    exponents_T = torch.frexp(rhs_NT.double().abs().amax(dim=0)).exponent
-    scaled_NT = torch.ldexp(rhs_NT.double(), -exponents_T)
-    state = solver.init(operator, scaled_NT, ridge)
-    while state.status is None:
-        state = solver.step(operator, scaled_NT, ridge, state)
-    residuals_T = relative_residuals(operator, ridge, state.alpha_NT, scaled_NT)
-    return Solution(
-        alpha=torch.ldexp(state.alpha_NT, exponents_T),
-        ridge=ridge,
-        jitter=state.jitter,
-        residuals=residuals_T,
-        status=state.status,
-        method=solver.method,
-        stats={
-            "steps": float(state.steps),
-            "passes": state.passes + 1,
-            "seconds": time.perf_counter() - started,
-        },
+    scaling = Scaling.of(operator, rhs_NT, ridge, weights_N=weights_N, start_NT=start_NT)
+    early_stopping = None
+    if validation is not None:
+        validation.check(operator.size, rhs_NT.shape[1])
+        early_stopping = EarlyStopping(lambda solved_NT: validation.loss(scaling.alpha(solved_NT)), validation.patience)
+    loop = SolveLoop(
+        solver,
+        scaling.system,
+        checkpoint=checkpoint,
+        early_stopping=early_stopping,
+        checkpoint_seconds=checkpoint_seconds,
+        observe=observe,
     )
+    return scaling.undo(loop.solution(loop.run()))
 
 
 def scaled_ridge(operator: AbstractOperator, ridge: float, scale: RidgeScale) -> float:
@@ -145,6 +152,11 @@ def one_hot_targets(labels_N: torch.Tensor, num_classes: int | None = None) -> t
         expected = "at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
         raise ConfigError(f"expected class labels {expected}, found {lowest} to {highest}.")
     return torch.nn.functional.one_hot(labels_N, num_classes or highest + 1).double()
+
+
+def _columns(name: str, values: Matrix) -> torch.Tensor:
+    tensor = _tensor(name, values).double()
+    return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
 
 
 def _tensor(name: str, values: Matrix) -> torch.Tensor:

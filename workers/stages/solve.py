@@ -1,9 +1,11 @@
 """The solve stage: coefficients of a kernel system on stored tiles, and their predictions on every split."""
 
+import math
+
 import numpy as np
 import torch
 
-from ntkpipe.configs.solve import SolveBase
+from ntkpipe.configs.solve.base import SolveBase
 from ntkpipe.storage import layout
 from ntkpipe.storage.grid import num_chunks
 from ntkpipe.storage.ledger import put_object
@@ -38,11 +40,7 @@ def compute(context: WorkerContext, task: SolveTask) -> Written:
     chunks = [context.chunks.write(layout.solution(task.name), (0, 0), alpha_NT.numpy())]
     for rows, columns in geometry.pairs:
         if columns == train:
-            predictions = (
-                operator.matmat(solution.alpha)
-                if rows == train
-                else _predict(context, config.kernel, solution.alpha, rows)
-            )
+            predictions = solution.fitted if rows == train else _predict(context, config.kernel, solution.alpha, rows)
             predictions = predictions.reshape(-1, num_targets)
             chunks.append(context.chunks.write(layout.prediction(task.name, rows), (0, 0), predictions.numpy()))
     record = SolutionRecord(
@@ -53,7 +51,7 @@ def compute(context: WorkerContext, task: SolveTask) -> Written:
         ridge=solution.ridge,
         jitter=solution.jitter,
         residuals=tuple(solution.residuals.tolist()),
-        stats={name: value for name, value in solution.stats.items() if name != "seconds"},
+        stats={name: value for name, value in solution.stats.items() if name != "seconds" and math.isfinite(value)},
     )
     return Written(tuple(chunks), (put_object(context.store, layout.solution_record(task.name), record.encode()),))
 

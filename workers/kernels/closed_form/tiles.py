@@ -37,6 +37,12 @@ class FormulaTiles:
         values: npt.NDArray[Any] = self._kernel.block(rows, None if row == column else columns).cpu().numpy()
         return values
 
+    def read(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Compute the entries at all pairs of some positions."""
+        left, right = (self._x[torch.from_numpy(positions)] for positions in (rows, columns))
+        values: npt.NDArray[Any] = self._kernel.block(left, right).cpu().numpy()
+        return values
+
     def diagonal(self) -> npt.NDArray[Any]:
         """Compute the diagonal alone."""
         values: npt.NDArray[Any] = self._kernel.diagonal(self._x).cpu().numpy()

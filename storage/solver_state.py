@@ -1,0 +1,104 @@
+"""Where a solver is, between two of its steps: what a killed solve goes on from.
+
+Not part of a run's results: a solution has a receipt like every other task, and what lies here is deleted when it is
+committed. A state that is damaged or belongs to something else counts as not there.
+"""
+
+import io
+import json
+from typing import Any, final
+
+import google_crc32c
+import numpy as np
+
+from ntkpipe.storage import layout
+from ntkpipe.storage.arrays import Array
+from ntkpipe.storage.stores import AbstractStore
+
+Arrays = dict[str, Array]
+
+CHECKSUM_BYTES = 8
+VALUES = "__values__"
+
+
+@final
+class SolverStates:
+    """States of one solution, of which the last one counts.
+
+    Args:
+        store: Of the run.
+        name: Of the solution.
+        identity: What a state must have been stored with to be read back.
+    """
+
+    def __init__(self, store: AbstractStore, name: str, identity: str) -> None:
+        self._store = store
+        self._name = name
+        self._identity = identity
+        self._stored_constants = False
+
+    def save(self, position: int, constants: Arrays, changing: Arrays, values: dict[str, Any]) -> None:
+        """Store a state and delete the ones before it.
+
+        Args:
+            position: Grows with every state.
+            constants: Arrays that are the same in every state; stored once.
+            changing: Other arrays.
+            values: JSON values.
+        """
+        if not self._stored_constants:
+            self._put(layout.solver_constants(self._name), constants, {})
+            self._stored_constants = True
+        key = layout.solver_state(self._name, position)
+        self._put(key, changing, values)
+        for other in self._store.names(layout.solver_states(self._name)):
+            if other < key:
+                self._store.delete(other)
+
+    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
+        """Return arrays, constants included, and values of the last state that is whole; None if there is none."""
+        constants = self._get(layout.solver_constants(self._name))
+        if constants is None:
+            return None
+        for key in reversed(self._store.names(layout.solver_states(self._name))):
+            found = self._get(key)
+            if found is not None:
+                self._stored_constants = True
+                return constants[0] | found[0], found[1]
+        return None
+
+    def put_part(self, position: int, part: int, value: Array) -> None:
+        """Store what another process adds to the step after a state."""
+        self._put(layout.solver_part(self._name, position, part), {"value": value}, {})
+
+    def part(self, position: int, part: int) -> Array | None:
+        """Return a part of the step after a state; None if it is not there or damaged."""
+        found = self._get(layout.solver_part(self._name, position, part))
+        return None if found is None else found[0]["value"]
+
+    def clear_parts(self, position: int) -> None:
+        """Delete the parts of steps up to the one after a state."""
+        for key in self._store.names(layout.solver_parts(self._name)):
+            if key < layout.solver_part(self._name, position + 1, 0):
+                self._store.delete(key)
+
+    def clear(self) -> None:
+        """Delete everything."""
+        for key in self._store.names(layout.solver(self._name)):
+            self._store.delete(key)
+
+    def _put(self, key: str, arrays: Arrays, values: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        text = json.dumps({"identity": self._identity, "values": values})
+        np.savez(buffer, **arrays, **{VALUES: np.array(text)})  # type: ignore[arg-type]
+        data = buffer.getvalue()
+        self._store.put(key, f"{google_crc32c.value(data):08x}".encode() + data)
+
+    def _get(self, key: str) -> tuple[Arrays, dict[str, Any]] | None:
+        data = self._store.get(key)
+        if data is None or f"{google_crc32c.value(data[CHECKSUM_BYTES:]):08x}".encode() != data[:CHECKSUM_BYTES]:
+            return None
+        with np.load(io.BytesIO(data[CHECKSUM_BYTES:]), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        document = json.loads(str(arrays.pop(VALUES)))
+        return (arrays, document["values"]) if document["identity"] == self._identity else None

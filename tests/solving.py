@@ -1,0 +1,66 @@
+"""Systems to solve, and solvers by name."""
+
+import torch
+
+from ntkpipe.configs.loading import load_solve
+from ntkpipe.workers.solvers.loop import AbstractCheckpoint, Position
+from ntkpipe.workers.solvers.registry import make_solver
+from ntkpipe.workers.solvers.snapshot import join_state, split_state
+
+
+def solver_of(method, **options):
+    return make_solver(load_solve(method, options))
+
+
+def rbf(size, *, seed=0, dtype=torch.float64):
+    """A smooth kernel: eigenvalues fall quickly."""
+    points = torch.randn(size, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    matrix = torch.exp(-torch.cdist(points, points).square() / 4)
+    return ((matrix + matrix.T) / 2).to(dtype)
+
+
+def laplace(size, *, seed=0, clusters=None, dtype=torch.float64):
+    """A rough kernel: eigenvalues fall slowly. Clusters come one after the other, like classes that are sorted."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(size, 5, generator=generator, dtype=torch.float64)
+    if clusters is not None:
+        centres = 3 * torch.randn(clusters, 5, generator=generator, dtype=torch.float64)
+        points = 0.3 * points + centres[torch.arange(size) * clusters // size]
+    matrix = torch.exp(-torch.cdist(points, points) / 3)
+    return ((matrix + matrix.T) / 2).to(dtype)
+
+
+def targets(size, *, columns=3, seed=5):
+    return torch.randn(size, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def exact(matrix, y, ridge):
+    return torch.linalg.solve(matrix.double() + ridge * torch.eye(len(matrix), dtype=torch.float64), y)
+
+
+class Killed(Exception):
+    """What a process that is killed cannot say."""
+
+
+class MemoryCheckpoint(AbstractCheckpoint):
+    """Keeps every position as the plain arrays and values that would be stored; dies after some of them."""
+
+    def __init__(self, dies_after=None):
+        self.saved = 0
+        self.dies_after = dies_after
+        self._kept = None
+
+    def save(self, position):
+        constants, changing, values = split_state(position.state)
+        self._kept = constants | changing, values, position
+        self.saved += 1
+        if self.saved == self.dies_after:
+            raise Killed
+
+    def load(self, state_type):
+        if self._kept is None:
+            return None
+        arrays, values, position = self._kept
+        arrays = {name: array.copy() for name, array in arrays.items()}
+        loop = {name: getattr(position, name) for name in Position.__slots__ if name != "state"}
+        return Position(join_state(state_type, arrays, dict(values)), **loop)

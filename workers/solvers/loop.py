@@ -1,0 +1,191 @@
+"""The loop around a solver: steps, checkpoints, early stopping, and the certificate at the end."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+
+from ntkpipe.workers.operators.metered import MeteredOperator
+from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, AbstractSolver, SolverState
+from ntkpipe.workers.solvers.certificate import Certificate, backward_errors
+from ntkpipe.workers.solvers.solution import Solution
+from ntkpipe.workers.solvers.system import System
+
+CHECKPOINT_SECONDS = 30.0
+"""Between two stored states; a kill loses at most that, and the step that is being taken."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a solve is: all that is needed to go on."""
+
+    state: SolverState
+    parts: int = 0
+    """How many parts of the next step are in ``total``; 0 for a solver without parts."""
+    total: torch.Tensor | None = None
+    """Their sum."""
+    passes: float = 0.0
+    """Read so far, see :class:`MeteredOperator`."""
+    bytes_read: float = 0.0
+    seconds: float = 0.0
+    best_NT: torch.Tensor | None = None
+    """The coefficients that did best on the validation split, if there is one."""
+    best_loss: float = math.inf
+    steps_since_best: int = 0
+
+
+class AbstractCheckpoint(ABC):
+    """Where positions are kept."""
+
+    @abstractmethod
+    def load(self, state_type: type[SolverState]) -> Position | None:
+        """Return the last position that was saved, None if there is none."""
+
+    @abstractmethod
+    def save(self, position: Position) -> None:
+        """Keep a position in place of the last one."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EarlyStopping:
+    """Ends a solve when it gets worse on samples that are held out, with the coefficients that did best."""
+
+    loss: Callable[[torch.Tensor], float]
+    """Of the solver's coefficients, (N, T)."""
+    patience: int
+    """Steps without a smaller loss after which the solve ends."""
+
+
+@final
+class SolveLoop:
+    """One solve, from its set-up or from where it was stored.
+
+    Args:
+        solver: Takes the steps.
+        system: What is solved; what is read of it is counted.
+        checkpoint: Keeps positions; None for a solve that is not kept.
+        early_stopping: Ends the solve before it has converged.
+        checkpoint_seconds: Between two positions that are kept.
+        observe: Is told every position, after the set-up and after every step.
+    """
+
+    def __init__(
+        self,
+        solver: AbstractSolver[Any],
+        system: System,
+        *,
+        checkpoint: AbstractCheckpoint | None = None,
+        early_stopping: EarlyStopping | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        observe: Callable[[Position], None] | None = None,
+    ) -> None:
+        self._solver = solver
+        self._checkpoint = checkpoint
+        self._early_stopping = early_stopping
+        self._checkpoint_seconds = checkpoint_seconds
+        self._observe = observe
+        stored = checkpoint.load(solver.state_type) if checkpoint is not None else None
+        self._metered = MeteredOperator(
+            system.operator,
+            passes=stored.passes if stored else 0.0,
+            bytes_read=stored.bytes_read if stored else 0.0,
+        )
+        self._system = replace(system, operator=self._metered)
+        self._spent_before = stored.seconds if stored else 0.0
+        self._started = self._saved_at = time.perf_counter()
+        self._position = stored
+
+    def run(self) -> Position:
+        """Set up unless that is stored, and step until there is nothing more to do or it does not help."""
+        position = self._position or self.set_up()
+        while position.state.status is None:
+            position = self._step(position)
+        return position
+
+    def set_up(self) -> Position:
+        """Set the solver up."""
+        return self._note(Position(self._solver.init(self._system)))
+
+    def absorb(self, position: Position, total: torch.Tensor) -> Position:
+        """Finish a step whose parts have all been added up."""
+        assert isinstance(self._solver, AbstractPartitionedSolver)
+        state = self._solver.absorb(self._system, position.state, total)
+        return self._note(self._validated(replace(position, state=state, parts=0, total=None)))
+
+    def solution(self, position: Position) -> Solution:
+        """Certify where the solve has ended; one more pass over the matrix."""
+        state = position.state
+        if position.best_NT is not None and state.status == "stopped-early":
+            state = replace(state, alpha_NT=position.best_NT)
+        evidence = self._solver.certify(self._system, state)
+        assert state.status is not None
+        flags = (state.status,) if state.status not in ("converged", "stopped-early") else ()
+        certificate = Certificate(
+            equation=self._solver.equation,
+            residuals=evidence.residuals_T,
+            backward_errors=backward_errors(self._system, state, evidence),
+            condition=state.largest / state.smallest if state.smallest > 0 else math.nan,
+            jitter=state.jitter,
+            steps=state.steps,
+            passes=self._metered.passes,
+            bytes_read=self._metered.bytes_read,
+            flags=(*flags, *(("jittered",) if state.jitter else ())),
+        )
+        return Solution(
+            alpha=state.alpha_NT.double(),
+            fitted=evidence.fitted_NT,
+            ridge=self._system.ridge,
+            status=state.status,
+            method=self._solver.method,
+            certificate=certificate,
+            seconds=self._seconds(),
+            extras=self._solver.extras(state),
+        )
+
+    def _step(self, position: Position) -> Position:
+        solver = self._solver
+        if not isinstance(solver, AbstractPartitionedSolver):
+            return self._note(self._validated(replace(position, state=solver.step(self._system, position.state))))
+        part = position.parts
+        summand = solver.partial(self._system, position.state, part)
+        total = summand if position.total is None else position.total.add_(summand)
+        if part + 1 == solver.num_parts(self._system.operator):
+            return self.absorb(position, total)
+        return self._note(replace(position, parts=part + 1, total=total))
+
+    def _validated(self, position: Position) -> Position:
+        """Compare a step with the best one on the samples that are held out."""
+        if self._early_stopping is None:
+            return position
+        loss = self._early_stopping.loss(position.state.alpha_NT)
+        if loss < position.best_loss:
+            return replace(position, best_NT=position.state.alpha_NT, best_loss=loss, steps_since_best=0)
+        position = replace(position, steps_since_best=position.steps_since_best + 1)
+        if position.state.status is None and position.steps_since_best < self._early_stopping.patience:
+            return position
+        return replace(position, state=replace(position.state, status="stopped-early"))
+
+    def _note(self, position: Position) -> Position:
+        """Count what was spent, and keep the position if it is time."""
+        position = replace(
+            position,
+            passes=self._metered.passes,
+            bytes_read=self._metered.bytes_read,
+            seconds=self._seconds(),
+        )
+        now = time.perf_counter()
+        if self._checkpoint is not None and now - self._saved_at >= self._checkpoint_seconds:
+            self._checkpoint.save(position)
+            self._saved_at = time.perf_counter()
+        if self._observe is not None and position.parts == 0:
+            self._observe(position)
+        return position
+
+    def _seconds(self) -> float:
+        return self._spent_before + time.perf_counter() - self._started

@@ -1,0 +1,42 @@
+"""What a solver is asked: an operator, right-hand sides, and a ridge."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from ntkpipe.workers.operators.base import AbstractOperator
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class System:
+    """(K + ridge I) alpha = y for several right-hand sides at once."""
+
+    operator: AbstractOperator
+    """K."""
+    rhs_NT: torch.Tensor
+    """y, float64; a solver may rely on entries of about one."""
+    ridge: float
+    """At least 0, in the units of K."""
+    norms_T: torch.Tensor
+    """What residuals are relative to: the norms of y, or of what y was before a warm start; 1 where that is zero."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.operator.size
+
+    def relative(self, residual_NT: torch.Tensor) -> torch.Tensor:
+        """Return the (T,) norms of a residual, relative, float64."""
+        norms_T: torch.Tensor = torch.linalg.vector_norm(residual_NT.double(), dim=0)
+        return norms_T / self.norms_T
+
+
+def make_system(
+    operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, *, norms_T: torch.Tensor | None = None
+) -> System:
+    """Return a system whose residuals are relative to the norms of y unless others are given."""
+    rhs_NT = rhs_NT.double()
+    found_T: torch.Tensor = torch.linalg.vector_norm(rhs_NT, dim=0) if norms_T is None else norms_T
+    return System(operator, rhs_NT, ridge, found_T.where(found_T > 0, 1.0))
