@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ntkpipe.configs.solve.direct import CholeskySolve
-from ntkpipe.configs.solve.iterative import EigenProSolve
+from ntkpipe.configs.solve.descent import EigenProSolve
 
 SolveConfig = Annotated[CholeskySolve | EigenProSolve, Field(discriminator="kind")]
 

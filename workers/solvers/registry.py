@@ -7,8 +7,8 @@ from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.workers.solvers.base import AbstractSolver
 
 HOMES = {
-    "cholesky": "cholesky:CholeskySolver",
-    "eigenpro2": "eigenpro2:EigenProSolver",
+    "cholesky": "direct.cholesky:CholeskySolver",
+    "eigenpro2": "descent.eigenpro2:EigenProSolver",
 }
 """Module and class by kind; a class takes its section."""
 

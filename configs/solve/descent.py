@@ -1,4 +1,4 @@
-"""Solvers that take steps over the whole matrix or over some of its rows."""
+"""Solvers that take gradient steps over some rows at a time."""
 
 from typing import Literal
 

@@ -17,10 +17,10 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 
-from ntkpipe.configs.solve.iterative import EigenProSolve
+from ntkpipe.configs.solve.descent import EigenProSolve
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
 from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
-from ntkpipe.workers.solvers.preconditioner import Preconditioner, damping
+from ntkpipe.workers.solvers.descent.flattening import Preconditioner, damping
 from ntkpipe.workers.solvers.system import System
 
 FLOAT32_TOLERANCE = 1e-5

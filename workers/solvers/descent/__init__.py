@@ -1,0 +1,1 @@
+"""Solvers that take gradient steps on some rows at a time."""
