@@ -21,6 +21,8 @@ class ResourcesConfig(Section):
             "max_worker_bytes",
             "max_attempts",
             "task_seconds",
+            "checkpoint_seconds",
+            "share_solves",
         }
     )
 
@@ -40,6 +42,11 @@ class ResourcesConfig(Section):
     max_worker_bytes: ByteSize = Field(ByteSize(4 * 2**30), ge=2**20)
     """Memory that a worker may take in the features and kernel stages, such as ``8GiB``. Batches, passes over output
     vectors and rows of exact kernels that are kept are chosen to fit; ``ntkpipe plan`` shows them."""
+    checkpoint_seconds: float = Field(30.0, ge=0)
+    """Between two stored states of an iterative solver; a kill loses at most that and the step that is being taken."""
+    share_solves: bool = True
+    """Whether the products of a solve are shared between the workers, where there are several and its solver allows it.
+    Every bit is the same either way."""
     max_attempts: int = Field(3, ge=1)
     """How often a task is tried before the run gives up on it."""
     task_seconds: float = Field(3600.0, gt=0)

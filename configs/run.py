@@ -15,8 +15,9 @@ from ntkpipe.configs.base import Section, unknown_name
 from ntkpipe.configs.canonical import digest
 from ntkpipe.configs.kernels.base import NAME_PATTERN
 from ntkpipe.configs.kernels.derived import WITH_STATISTICS
-from ntkpipe.configs.kernels.empirical import EmpiricalKernel
+from ntkpipe.configs.kernels.empirical import OWN_FEATURES, EmpiricalKernel
 from ntkpipe.configs.kernels.matrices import MatrixTraits, matrix_traits
+from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.configs.projection import Projection
 from ntkpipe.configs.resources import ResourcesConfig
@@ -54,20 +55,55 @@ class RunConfig(Section):
                     raise ValueError(f"{what}: the name {name!r} is used more than once; give each a `name`")
         if self.model is None and self.model_kernels:
             raise ValueError(f"model is missing: kernel {self.model_kernels[0].label!r} is one of a model")
-        train = self.data.train_split
-        if self.solve and (train, train) not in self.data.resolved_pairs:
-            raise ValueError(f"solve needs the pair [{train}, {train}] among data.pairs")
         matrices = self.matrices
         for solve in self.solve:
-            _check_known("kernel", solve.kernel, matrices)
-            if not matrices[solve.kernel].symmetric:
-                raise ValueError(
-                    f"solution {solve.name!r}: kernel {solve.kernel!r} is not symmetric and cannot be solved"
-                )
+            self._check_solve(solve, matrices)
         for analysis in self.analyses:
             self._check_analysis(analysis, matrices, solutions)
         self._check_derived()
         return self
+
+    def _check_solve(self, solve: SolveConfig, matrices: dict[str, MatrixTraits]) -> None:
+        train = self.data.train_split
+        _check_known("kernel", solve.kernel, matrices)
+        if not matrices[solve.kernel].symmetric:
+            raise ValueError(f"solution {solve.name!r}: kernel {solve.kernel!r} is not symmetric and cannot be solved")
+        kernel = self.kernel(solve.kernel.partition("@")[0])
+        stored = (train, train) in self.data.resolved_pairs
+        if solve.needs == "features" and not self.has_features(kernel):
+            raise ValueError(
+                f"solution {solve.name!r} is found from features, and kernel {solve.kernel!r} has none; project it, or use "
+                "another kind of solver"
+            )
+        if solve.needs == "tiles" and not stored:
+            raise ValueError(f"solution {solve.name!r} works on stored tiles: it needs the pair [{train}, {train}]")
+        if not stored and not self.has_features(kernel) and kernel.kind not in CLOSED_FORMS:
+            raise ValueError(
+                f"solution {solve.name!r} needs the pair [{train}, {train}] among data.pairs: kernel {solve.kernel!r} has "
+                "neither features nor a formula from which it could be computed"
+            )
+        early_stopping = getattr(solve, "early_stopping", None)
+        if early_stopping is not None:
+            _check_known("split", early_stopping.split, self.data.splits)
+            if early_stopping.split == train:
+                raise ValueError(f"solution {solve.name!r} cannot be stopped early on the split that it is fitted to")
+            if early_stopping.split not in self.predicted_splits(solve.kernel):
+                raise ValueError(
+                    f"solution {solve.name!r} needs the pair [{early_stopping.split}, {train}] among data.pairs"
+                )
+
+    def has_features(self, kernel: KernelConfig) -> bool:
+        """Whether a kernel is a Gram matrix of features that the run stores."""
+        if isinstance(kernel, EmpiricalKernel):
+            return kernel.kind in OWN_FEATURES or self.projection_of(kernel).resolved_kind != "none"
+        return kernel.kind in RANDOM_FEATURES
+
+    def predicted_splits(self, reference: str) -> tuple[str, ...]:
+        """Return the splits whose kernel with the training split is stored, or can be computed without being stored."""
+        kernel, train = self.kernel(reference.partition("@")[0]), self.data.train_split
+        if self.has_features(kernel) or kernel.kind in CLOSED_FORMS:
+            return tuple(self.data.splits)
+        return tuple(rows for rows, columns in self.data.resolved_pairs if columns == train)
 
     def _check_analysis(
         self, analysis: AnalysisConfig, matrices: dict[str, MatrixTraits], solutions: list[str]

@@ -27,6 +27,8 @@ from ntkpipe.workers.tasks import (
     FeaturesTask,
     KernelTask,
     MomentsTask,
+    SolvePartTask,
+    SolveStepTask,
     SolveTask,
     Task,
 )
@@ -71,6 +73,8 @@ class CostModel:
                 return self._derive(task.kernel, len(task.rows))
             case SolveTask():
                 return self._solve(task.name)
+            case SolveStepTask() | SolvePartTask():
+                return Cost()  # a share of a solve, which is priced as a whole
             case AnalysisTask():
                 return self._analysis(task.name)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import final
 
@@ -12,7 +13,7 @@ from ntkpipe.pipeline.plan import Plan
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.records import Failure, Receipt
-from ntkpipe.workers.tasks import Task
+from ntkpipe.workers.tasks import SharedSolveTask, Task
 
 POLL_SECONDS = 1.0
 LOCK_CHECK_SECONDS = 5.0
@@ -52,7 +53,18 @@ class Driver:
             return
         self._progress.stage(stage, len(committed), total)
         self._log.add("stage", stage=stage, done=len(committed), total=total)
-        todo = (task for task in self._plan.tasks(stage) if task.id not in committed)
+        self._carry_out((task for task in self._plan.tasks(stage) if task.id not in committed), self._commit)
+
+    def run_shared(self, tasks: Iterable[SharedSolveTask]) -> None:
+        """Carry out tasks that leave no receipt.
+
+        Raises:
+            NtkPipeError: As for a stage.
+        """
+        self._carry_out(iter(tasks), lambda outcome: None)
+
+    def _carry_out(self, todo: Iterator[Task], finish: Callable[[Outcome], None]) -> None:
+        """Keep the workers busy until all tasks are finished."""
         again: deque[Task] = deque()
         in_flight = 0
         while True:
@@ -67,7 +79,7 @@ class Driver:
             for outcome in self._executor.wait(POLL_SECONDS):
                 in_flight -= 1
                 if outcome.error is None:
-                    self._commit(outcome)
+                    finish(outcome)
                 else:
                     self._retry_or_raise(outcome.task, outcome.error)
                     again.append(outcome.task)

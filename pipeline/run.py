@@ -23,6 +23,7 @@ from ntkpipe.pipeline.events import EventLog, Progress, Silent
 from ntkpipe.pipeline.executors.registry import make_executor
 from ntkpipe.pipeline.plan import Plan, stages
 from ntkpipe.pipeline.query import Run, open_run
+from ntkpipe.pipeline.rounds import run_rounds, shared_solutions
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import PREPARE_STAGE, PREPARE_TASK
@@ -33,7 +34,7 @@ from ntkpipe.storage.schema import array_specs
 from ntkpipe.storage.stores import AbstractStore, open_store
 from ntkpipe.storage.verify import Checked, verify_tasks
 from ntkpipe.workers.probing.probe import Probe, probe_run
-from ntkpipe.workers.tasks import WorkerSpec
+from ntkpipe.workers.tasks import SOLVE_STAGE, WorkerSpec
 
 RECORDED_VERSIONS = ("numpy", "ray", "torch", "zarr")
 
@@ -187,6 +188,9 @@ def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, pr
         with make_executor(plan.config.resources, _worker_spec(store, plan, probe)) as executor:
             driver = Driver(plan, executor, ledger, lock, log, progress)
             for stage in plan.stages:
+                if stage == SOLVE_STAGE:
+                    for name in shared_solutions(plan.config):
+                        run_rounds(driver, store, ledger, name)
                 driver.run_stage(stage)
         log.add("finish")
     except NtkPipeError as error:

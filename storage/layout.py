@@ -20,6 +20,7 @@
          /receipts/<stage>/<task>.json      the commit of a task, written once
          /failed/<stage>/<task>-<n>.json    what went wrong with an attempt
          /solutions/<name>.json             residuals and statistics of a solution
+         /solutions/<name>/<what>.npy       what else its solver found, such as a ridge path
          /solver/<name>/                    where an unfinished solver is; deleted when the solution is committed
          /analyses/<name>/                  summary.json, table.csv, picture.png
          /lock/epoch-000001.json            who owned the run, written once per tenure
@@ -92,6 +93,11 @@ def prediction(name: str, split: str) -> str:
 def solution_record(name: str) -> str:
     """Return the object with a solution's residuals and statistics."""
     return f"solutions/{name}.json"
+
+
+def solution_extra(name: str, what: str) -> str:
+    """Return the object with something else that a solver found."""
+    return f"solutions/{name}/{what}.npy"
 
 
 def solver(name: str) -> str:

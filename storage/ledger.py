@@ -1,11 +1,14 @@
 """All receipts of a run: which tasks are finished, and how a task becomes finished."""
 
+import io
 from typing import final
 
 import google_crc32c
+import numpy as np
 
 from ntkpipe.configs.errors import ChunkNotReadyError
 from ntkpipe.storage import layout
+from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.records import Failure, ObjectRecord, Receipt
 from ntkpipe.storage.stores import AbstractStore
 
@@ -68,6 +71,13 @@ def put_object(store: AbstractStore, key: str, data: bytes) -> ObjectRecord:
     """Write a small object of a task and return its record for the receipt."""
     store.put(key, data)
     return ObjectRecord(key=key, crc32c=object_checksum(data), nbytes=len(data))
+
+
+def npy_bytes(values: Array) -> bytes:
+    """Return an array as the content of an ``.npy`` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def object_checksum(data: bytes) -> str:

@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 """Of the layout and of all documents; a reader refuses versions it does not know."""
 
 
-NUMERICS_VERSION = 3
+NUMERICS_VERSION = 4
 """Raised whenever the same configuration would give other numbers, so that a run is never continued by code that
 disagrees with what it has stored."""
 
@@ -107,9 +107,20 @@ class SolutionRecord(Record):
     status: str
     ridge: float
     jitter: float
+    equation: str = "ridge"
+    """What the residuals are residuals of."""
     residuals: tuple[float, ...]
     """True relative residual of each target."""
+    backward_errors: tuple[float, ...] = ()
+    """How far the nearest system is that is solved exactly, for each target."""
+    flags: tuple[str, ...] = ()
+    """What a user should know, such as ``jittered``."""
+    chosen: str = ""
+    """Why this solver, where the choice was left to ntkpipe."""
     stats: dict[str, float]
+    """Steps, passes over the matrix, bytes read, condition number; what is not known is left out."""
+    extras: tuple[str, ...] = ()
+    """What else is stored beside it, such as a ridge path."""
 
 
 class SplitGeometry(Record):
@@ -179,6 +190,8 @@ class Geometry(Record):
     solutions: tuple[str, ...]
     solution_targets: tuple[int, ...]
     """T of each solution."""
+    solution_splits: tuple[tuple[str, ...], ...] = ()
+    """Of each solution, the splits on which it predicts."""
     num_outputs: int
     """C; 0 without a model."""
     members: tuple[str, ...] = ()
@@ -196,6 +209,12 @@ class Geometry(Record):
         name, _, member = reference.partition("@")
         kernel = self.kernel(name)
         return kernel, kernel.members.index(member) if member else None
+
+    def predicted_splits(self, solution: str) -> tuple[str, ...]:
+        """Return the splits on which a solution predicts; the name must be known."""
+        if not self.solution_splits:  # of runs that were made before it could be any other
+            return tuple(rows for rows, columns in self.pairs if columns == self.train_split)
+        return self.solution_splits[self.solutions.index(solution)]
 
     @property
     def paired_splits(self) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def _solution_specs(geometry: Geometry, name: str, num_targets: int) -> Iterator
     train = geometry.train_split
     for path, split in [
         (layout.solution(name), train),
-        *((layout.prediction(name, rows), rows) for rows, columns in geometry.pairs if columns == train),
+        *((layout.prediction(name, split), split) for split in geometry.predicted_splits(name)),
     ]:
         size = (geometry.splits[split].num_samples, num_targets)
         yield ArraySpec(path, size, size, "float64", (split, f"{name}_target"))

@@ -6,13 +6,14 @@ committed. A state that is damaged or belongs to something else counts as not th
 
 import io
 import json
-from typing import Any, final
+from typing import Any, Self, final
 
 import google_crc32c
 import numpy as np
 
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array
+from ntkpipe.storage.records import Record
 from ntkpipe.storage.stores import AbstractStore
 
 Arrays = dict[str, Array]
@@ -21,9 +22,35 @@ CHECKSUM_BYTES = 8
 VALUES = "__values__"
 
 
+class SolveProgress(Record):
+    """How far a solve is; for whoever watches, and for the driver of a solve that is shared between workers."""
+
+    place: int
+    """Of the state that was stored last."""
+    num_parts: int
+    """Of the step after it; 0 for a solver whose steps have none."""
+    finished: bool
+    """Whether there is no step after it."""
+    steps: int
+    passes: float
+    seconds: float
+    """Spent so far."""
+    residual: float | None = None
+    """The largest relative residual as the solver believes; not certified."""
+    predicted_seconds: float | None = None
+    """That the whole solve will take, as the steps so far suggest."""
+
+    @classmethod
+    def read(cls, store: AbstractStore, name: str) -> Self | None:
+        """Return how far the solve of a solution is; None if it has not begun or has ended."""
+        key = layout.solver_progress(name)
+        data = store.get(key)
+        return None if data is None else cls.parse(data, f"{store.url}/{key}")
+
+
 @final
 class SolverStates:
-    """States of one solution, of which the last one counts.
+    """States of one solution, of which the last one counts. What no step changes is read once and kept.
 
     Args:
         store: Of the run.
@@ -35,7 +62,7 @@ class SolverStates:
         self._store = store
         self._name = name
         self._identity = identity
-        self._stored_constants = False
+        self._constants: Arrays | None = None
 
     def save(self, position: int, constants: Arrays, changing: Arrays, values: dict[str, Any]) -> None:
         """Store a state and delete the ones before it.
@@ -46,9 +73,9 @@ class SolverStates:
             changing: Other arrays.
             values: JSON values.
         """
-        if not self._stored_constants:
+        if self._constants is None:
             self._put(layout.solver_constants(self._name), constants, {})
-            self._stored_constants = True
+            self._constants = constants
         key = layout.solver_state(self._name, position)
         self._put(key, changing, values)
         for other in self._store.names(layout.solver_states(self._name)):
@@ -57,24 +84,34 @@ class SolverStates:
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
         """Return arrays, constants included, and values of the last state that is whole; None if there is none."""
-        constants = self._get(layout.solver_constants(self._name))
-        if constants is None:
-            return None
         for key in reversed(self._store.names(layout.solver_states(self._name))):
             found = self._get(key)
-            if found is not None:
-                self._stored_constants = True
-                return constants[0] | found[0], found[1]
+            if found is None:
+                continue
+            if self._constants is None:
+                constants = self._get(layout.solver_constants(self._name))
+                if constants is None:
+                    return None
+                self._constants = constants[0]
+            return self._constants | found[0], found[1]
         return None
 
-    def put_part(self, position: int, part: int, value: Array) -> None:
-        """Store what another process adds to the step after a state."""
-        self._put(layout.solver_part(self._name, position, part), {"value": value}, {})
+    def report(self, progress: SolveProgress) -> None:
+        """Tell how far the solve is."""
+        self._store.put(layout.solver_progress(self._name), progress.encode())
 
-    def part(self, position: int, part: int) -> Array | None:
-        """Return a part of the step after a state; None if it is not there or damaged."""
+    def put_part(self, position: int, part: int, value: Array, values: dict[str, Any]) -> None:
+        """Store what another process adds to the step after a state, and JSON values beside it."""
+        self._put(layout.solver_part(self._name, position, part), {"value": value}, values)
+
+    def has_part(self, position: int, part: int) -> bool:
+        """Return whether a part of the step after a state was stored."""
+        return layout.solver_part(self._name, position, part) in self._store.names(layout.solver_parts(self._name))
+
+    def part(self, position: int, part: int) -> tuple[Array, dict[str, Any]] | None:
+        """Return a part of the step after a state, and its values; None if it is not there or damaged."""
         found = self._get(layout.solver_part(self._name, position, part))
-        return None if found is None else found[0]["value"]
+        return None if found is None else (found[0]["value"], found[1])
 
     def clear_parts(self, position: int) -> None:
         """Delete the parts of steps up to the one after a state."""

@@ -16,6 +16,7 @@ from ntkpipe.storage.stores import open_store
 from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine
 from ntkpipe.workers.passes import CACHED_SHARDS
 from ntkpipe.workers.run_kernels import RunKernels
+from ntkpipe.workers.run_operators import RunOperators
 from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES, load_model, usable_device, weights_digest
 from ntkpipe.workers.tasks import WorkerSpec
@@ -37,6 +38,7 @@ class WorkerContext:
         matrices: Reads kernel matrices.
         kept_factors: Those of the last rows of an exact block, by what they are of; the kernel stage's own.
         kept_choleskys: The factor of the last posterior, by kernel; the derive stage's own.
+        kept_solves: Solves that more than one task works on, by solution; the solve stage's own.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -48,6 +50,7 @@ class WorkerContext:
         self.matrices = MatrixReader(self.chunks, self.ledger, spec.geometry)
         self.kept_factors: tuple[object, list[BaseFactors]] | None = None
         self.kept_choleskys: dict[str, torch.Tensor] = {}
+        self.kept_solves: dict[str, object] = {}
         self._splits: dict[str, SplitSource] = {}
         self._shards: dict[tuple[str, int], torch.Tensor] = {}
         self._engines: dict[str, JacobianEngine] = {}
@@ -87,6 +90,15 @@ class WorkerContext:
     def kernels(self) -> RunKernels:
         """The kernels of the run, and what each of them looks at."""
         return RunKernels(self.spec, self.samples, self.device, self.dtype)
+
+    @cached_property
+    def operators(self) -> RunOperators:
+        """The kernel matrices of the run, stored or not."""
+
+        def inputs(split: str) -> torch.Tensor:
+            return self.plain_inputs(shard_at(split, 0, len(self.split(split)), len(self.split(split))))
+
+        return RunOperators(self.spec.geometry, self.samples, self.matrices, self.kernels, inputs)
 
     def split(self, name: str) -> SplitSource:
         """Return the samples of a split."""

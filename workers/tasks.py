@@ -88,6 +88,38 @@ class SolveTask:
 
 
 @dataclass(frozen=True, slots=True)
+class SolveStepTask:
+    """The cheap end of a step of a solve that is shared between workers, or its set-up.
+
+    It has no receipt: what it leaves is the next state of the solver.
+    """
+
+    name: str
+    stage: Literal["solve"] = SOLVE_STAGE
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return f"{self.name}/step"
+
+
+@dataclass(frozen=True, slots=True)
+class SolvePartTask:
+    """One summand of the step after a stored state of a solver. It has no receipt: the step that uses it counts."""
+
+    name: str
+    place: int
+    """Of the state."""
+    part: int
+    stage: Literal["solve"] = SOLVE_STAGE
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return f"{self.name}/{self.place}-{self.part}"
+
+
+@dataclass(frozen=True, slots=True)
 class AnalysisTask:
     """One analysis."""
 
@@ -100,7 +132,10 @@ class AnalysisTask:
         return self.name
 
 
-Task = MomentsTask | FeaturesTask | KernelTask | DeriveTask | SolveTask | AnalysisTask
+SharedSolveTask = SolveStepTask | SolvePartTask
+"""Without a receipt."""
+
+Task = MomentsTask | FeaturesTask | KernelTask | DeriveTask | SolveTask | SharedSolveTask | AnalysisTask
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,15 @@ import torch
 
 from ntkpipe.configs.errors import NtkPipeError
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.stages import analyze, derive, features, kernel, moments, solve
+from ntkpipe.workers.stages import analyze, derive, features, kernel, moments, shared_solve, solve
 from ntkpipe.workers.tasks import (
     AnalysisTask,
     DeriveTask,
     FeaturesTask,
     KernelTask,
     MomentsTask,
+    SolvePartTask,
+    SolveStepTask,
     SolveTask,
     Task,
     TaskResult,
@@ -56,6 +58,10 @@ class Worker:
                 written = kernel.compute(self._context, task)
             case SolveTask():
                 written = solve.compute(self._context, task)
+            case SolveStepTask():
+                written = shared_solve.take_step(self._context, task)
+            case SolvePartTask():
+                written = shared_solve.compute_part(self._context, task)
             case AnalysisTask():
                 written = analyze.compute(self._context, task)
         return TaskResult(

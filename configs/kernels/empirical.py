@@ -39,6 +39,9 @@ LIBRARY_ONLY = ("cotangents",)
 ACTIVATIONS = ("ck", "em", "nngp")
 """Kernels of what the model computes on its way; nothing is differentiated."""
 
+OWN_FEATURES = ("ck", "nngp")
+"""Kernels whose features are stored as they are, without a projection."""
+
 SIGNS = ("signgd", "signgd_asym")
 """Kernels of signs of gradients, which no random projection can estimate."""
 

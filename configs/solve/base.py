@@ -1,6 +1,6 @@
 """What every solver is asked."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,12 @@ class EarlyStopping(Section):
 
 class SolveBase(Section):
     """What every solver is asked: (K + ridge I) alpha = y on the training split."""
+
+    needs: ClassVar[Literal["kernel", "features", "tiles"]] = "kernel"
+    """What the solver works on: any kernel matrix, only features whose Gram matrix it is, or only stored tiles."""
+
+    in_parts: ClassVar[bool] = False
+    """Whether the work of a step is a sum over parts, which several workers may share."""
 
     name: str = Field(pattern=NAME_PATTERN)
     """Under which name the solution is stored."""

@@ -98,8 +98,8 @@ def test_changed_weights_are_refused(uninterrupted, monkeypatch):
 def test_code_that_computes_other_numbers_is_refused(tmp_path):
     run = ntkpipe.run(golden.config(), tmp_path / "run")
     path = tmp_path / "run/run.json"
-    path.write_text(path.read_text().replace('"numerics_version": 3', '"numerics_version": 2'))
-    with pytest.raises(RunMismatchError, match="numerics_version: stored 2, now 3"):
+    path.write_text(path.read_text().replace('"numerics_version": 4', '"numerics_version": 2'))
+    with pytest.raises(RunMismatchError, match="numerics_version: stored 2, now 4"):
         ntkpipe.resume(run.url)
 
 

@@ -71,7 +71,7 @@ def test_an_unnamed_training_split_among_several_is_refused():
 def test_pairs_must_name_splits_and_include_what_is_solved():
     splits = golden.config()["data"]["splits"]
     refused("names split 'val'", data={"splits": splits, "pairs": [["val", "train"]]})
-    refused("solve needs the pair", data={"splits": splits, "pairs": [["test", "train"]]})
+    refused("needs the pair .train, train.", data={"splits": splits, "pairs": [["test", "train"]]})
 
 
 def test_overrides_reach_sections_and_list_items():

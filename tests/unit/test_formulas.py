@@ -64,3 +64,31 @@ def test_values_beyond_the_precision_of_the_samples_are_an_error():
 def test_what_cannot_be_meant_is_refused(call, message):
     with pytest.raises(ConfigError, match=message):
         call(samples())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("laplace", {"bandwidth": 3.0}),
+        ("laplace", {"bandwidth": 3.0, "norm": "l1"}),
+        ("gaussian", {"bandwidth": 2.0}),
+        ("matern", {"nu": 1.5, "bandwidth": 2.0}),
+        ("dispersal", {"bandwidth": 2.0, "exponent": 1.5}),
+        ("ntk", {"depth": 2}),
+    ],
+)
+def test_single_precision_blocks_are_as_good_as_single_precision_stores_them(name, options):
+    generator = torch.Generator().manual_seed(0)
+    x = 100 + torch.randn(150, 20, generator=generator, dtype=torch.float64)
+    x[40] = x[7]
+    x[41] = x[7] + 1e-4
+    operator = ntkpipe.closed_form_operator(name, x, block_rows=64, dtype=torch.float32, **options)
+    assert operator.dtype == torch.float32
+    expected = ntkpipe.closed_form(name, x, **options)
+    tolerance = 2e-6 * float(expected.abs().max())
+    torch.testing.assert_close(operator.dense().double(), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(operator.diagonal().double(), expected.diagonal(), rtol=1e-6, atol=0)
+    rows, columns = torch.tensor([7, 149, 0]), torch.tensor([40, 7, 41, 149])
+    found = operator.entries(rows, columns).double()
+    torch.testing.assert_close(found, expected[rows.unsqueeze(1), columns], rtol=0, atol=tolerance)
+    assert torch.equal(operator.rows(0, 64)[:, :64], operator.rows(0, 64)[:, :64].T)

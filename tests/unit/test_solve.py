@@ -18,6 +18,9 @@ from ntkpipe.workers.solvers.solve import one_hot_targets, solve, solve_operator
 SOLVERS = {
     "cholesky": ({}, 1e-10),
     "eigenpro2": ({"epochs": 500, "tolerance": 1e-9, "subsample": 60}, 1e-7),
+    "pcg": ({"tolerance": 1e-10, "rank": 40}, 1e-8),
+    "gauss-seidel": ({"epochs": 3000, "tolerance": 1e-10, "block_rows": 40}, 1e-7),
+    "askotch": ({"epochs": 1000, "tolerance": 1e-10, "block_rows": 50, "rank": 20}, 1e-7),
 }
 """Options with which a solver is expected to be exact, and to which relative error."""
 

@@ -10,6 +10,7 @@ import torch
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.operators.base import AbstractOperator, Tags
+from ntkpipe.workers.operators.rectangle import AbstractRectangle
 
 
 @final
@@ -81,7 +82,10 @@ class ScaledOperator(AbstractOperator):
         self.block_rows = operator.block_rows
         self.num_parts = operator.num_parts
         definite = operator.tags.positive_semidefinite and self._scale >= 0
-        self.tags = replace(operator.tags, positive_semidefinite=definite, features=None)
+        features = None
+        if self._factors_N1 is not None and operator.tags.features is not None:
+            features = ScaledRectangle(operator.tags.features, self._factors_N1)
+        self.tags = replace(operator.tags, positive_semidefinite=definite, features=features)
 
     def partial(self, vectors_NT: torch.Tensor, part: int) -> torch.Tensor:
         """Scale the vectors before, and the summand after."""
@@ -112,6 +116,22 @@ class ScaledOperator(AbstractOperator):
             return entries_RS * self._scale
         factors_N1 = self._factors_N1.to(self.dtype)
         return factors_N1[rows_R] * entries_RS * factors_N1[columns_S].T
+
+
+@final
+class ScaledRectangle(AbstractRectangle):
+    """D Phi for a diagonal matrix D given as (M, 1) factors in float64, and a rectangle Phi."""
+
+    def __init__(self, rectangle: AbstractRectangle, factors_M1: torch.Tensor) -> None:
+        self._rectangle, self._factors_M1 = rectangle, factors_M1
+        self.shape = rectangle.shape
+        self.dtype = rectangle.dtype
+        self.block_rows = rectangle.block_rows
+        self.entry_bytes = rectangle.entry_bytes
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Scale rows."""
+        return (self._factors_M1[start:stop] * self._rectangle.rows(start, stop)).to(self.dtype)
 
 
 @final

@@ -10,7 +10,7 @@ import torch
 from ntkpipe.workers.operators.base import AbstractOperator, Tags
 from ntkpipe.workers.operators.checks import check_finite, symmetrised
 
-MAX_PARTS = 64
+MAX_PARTS = 32
 """Of a product; each is some rows of tiles, as equal in work as whole rows of the triangle allow."""
 
 

@@ -10,6 +10,9 @@ from ntkpipe.workers.operators.checks import check_finite, symmetrised
 
 BLOCK_ROWS = 1024
 
+CONVERTED_ROWS = 128
+"""Rows that a product converts together."""
+
 
 @final
 class DenseOperator(AbstractOperator):
@@ -35,9 +38,14 @@ class DenseOperator(AbstractOperator):
         """Multiply in the precision of the vectors, some rows at a time where entries are converted."""
         if vectors_NT.dtype == self.dtype:
             return self._matrix_NN @ vectors_NT
-        starts = range(0, self.size, self.block_rows)
-        blocks = (self._matrix_NN[start : start + self.block_rows] for start in starts)
-        return torch.cat([block.to(vectors_NT.dtype) @ vectors_NT for block in blocks])
+        product_TN = vectors_NT.new_empty(vectors_NT.shape[1], self.size)
+        # One strip is converted after the other into the same memory, which stays in the processor's cache.
+        strip_MN = vectors_NT.new_empty(min(CONVERTED_ROWS, self.size), self.size)
+        for start in range(0, self.size, CONVERTED_ROWS):
+            rows_MN = self._matrix_NN[start : start + CONVERTED_ROWS]
+            converted_MN = strip_MN[: len(rows_MN)].copy_(rows_MN)
+            product_TN[:, start : start + CONVERTED_ROWS] = vectors_NT.T @ converted_MN.T
+        return product_TN.T.contiguous()
 
     def diagonal(self) -> torch.Tensor:
         """Return the diagonal."""

@@ -21,7 +21,9 @@ class FeatureOperator(AbstractOperator):
 
     def __init__(self, features_NK: torch.Tensor | AbstractRectangle) -> None:
         if isinstance(features_NK, torch.Tensor):
-            features_NK = DenseRectangle(features_NK.double())
+            # Float32 is kept: blocks are converted as they are used, to the same bits and in half the memory.
+            kept = features_NK.dtype == torch.float32
+            features_NK = DenseRectangle(features_NK if kept else features_NK.double())
         self._features = features_NK
         self.size = features_NK.shape[0]
         self.dtype = torch.float64

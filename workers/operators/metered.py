@@ -1,10 +1,13 @@
 """Counting what a solver reads."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import final
 
 import torch
 
 from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.operators.rectangle import AbstractRectangle
 
 
 @final
@@ -12,7 +15,8 @@ class MeteredOperator(AbstractOperator):
     """Another operator, and how much of it was read.
 
     Attributes:
-        passes: How often the whole matrix was read; reading a symmetric half in a product counts as a pass.
+        passes: How often the whole matrix was read; reading a symmetric half in a product counts as a pass, and reading
+            all features of a Gram matrix, of whose products it takes two, as half a pass.
         bytes_read: From storage.
     """
 
@@ -23,7 +27,8 @@ class MeteredOperator(AbstractOperator):
         self.dtype = operator.dtype
         self.block_rows = operator.block_rows
         self.num_parts = operator.num_parts
-        self.tags = operator.tags
+        features = operator.tags.features
+        self.tags = replace(operator.tags, features=features and MeteredRectangle(features, self._count_features))
 
     def partial(self, vectors_NT: torch.Tensor, part: int) -> torch.Tensor:
         """Count a share of a pass."""
@@ -47,3 +52,25 @@ class MeteredOperator(AbstractOperator):
     def _count(self, num_entries: float, share: float = 1.0) -> None:
         self.passes += num_entries / self.size**2
         self.bytes_read += num_entries * share * self.tags.entry_bytes
+
+    def _count_features(self, share: float, bytes_read: float) -> None:
+        self.passes += share / 2
+        self.bytes_read += bytes_read
+
+
+@final
+class MeteredRectangle(AbstractRectangle):
+    """Another rectangle, whose readings are told as a share of it and in bytes."""
+
+    def __init__(self, rectangle: AbstractRectangle, count: Callable[[float, float], None]) -> None:
+        self._rectangle, self._count = rectangle, count
+        self.shape = rectangle.shape
+        self.dtype = rectangle.dtype
+        self.block_rows = rectangle.block_rows
+        self.entry_bytes = rectangle.entry_bytes
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Count rows."""
+        share = (stop - start) / self.shape[0]
+        self._count(share, share * self.shape[0] * self.shape[1] * self.entry_bytes)
+        return self._rectangle.rows(start, stop)

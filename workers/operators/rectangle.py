@@ -12,17 +12,29 @@ from ntkpipe.workers.operators.checks import check_finite
 BLOCK_ROWS = 1024
 
 
-class AbstractRectangle(ABC):
-    """An (M, N) matrix that is read some rows at a time.
+class AbstractMap(ABC):
+    """A linear map known by its products.
 
     Attributes:
         shape: (M, N).
+    """
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def matmat(self, vectors_NT: torch.Tensor) -> torch.Tensor:
+        """Return the (M, T) product with (N, T) vectors, in their precision."""
+
+
+class AbstractRectangle(AbstractMap):
+    """An (M, N) matrix that is read some rows at a time.
+
+    Attributes:
         dtype: Of the entries.
         block_rows: How many consecutive rows are cheapest to read together.
         entry_bytes: Read from storage for an entry; 0 for what is in memory.
     """
 
-    shape: tuple[int, int]
     dtype: torch.dtype
     block_rows: int
     entry_bytes: float
@@ -38,7 +50,7 @@ class AbstractRectangle(ABC):
             yield slice(start, stop), self.rows(start, stop)
 
     def matmat(self, vectors_NT: torch.Tensor) -> torch.Tensor:
-        """Return the (M, T) product with (N, T) vectors, in their precision."""
+        """Multiply block by block."""
         return torch.cat([block.to(vectors_NT.dtype) @ vectors_NT for _, block in self.blocks()])
 
     def transposed_matmat(self, vectors_MT: torch.Tensor) -> torch.Tensor:
@@ -71,3 +83,22 @@ class DenseRectangle(AbstractRectangle):
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows; not a copy."""
         return self._matrix_MN[start:stop]
+
+
+@final
+class FeatureProduct(AbstractMap):
+    """The kernel Phi_1 Phi_2^T between two sets of samples, from their (M, K) and (N, K) features.
+
+    Raises:
+        ConfigError: They have different numbers of features.
+    """
+
+    def __init__(self, rows: AbstractRectangle, columns: AbstractRectangle) -> None:
+        if rows.shape[1] != columns.shape[1]:
+            raise ConfigError(f"features of {rows.shape[1]} and {columns.shape[1]} numbers have no inner products.")
+        self._rows, self._columns = rows, columns
+        self.shape = (rows.shape[0], columns.shape[0])
+
+    def matmat(self, vectors_NT: torch.Tensor) -> torch.Tensor:
+        """Multiply twice: O((M + N) K T), one pass over both."""
+        return self._rows.matmat(self._columns.transposed_matmat(vectors_NT))

@@ -32,19 +32,36 @@ def plan_geometry(config: RunConfig, splits: dict[str, SplitSource], model: Prob
         for name, source in splits.items()
     }
     num_outputs = model.first.outputs_BC.shape[1] if model is not None else 0
+    kernels = _kernels(config, splits, model)
+    _check_features(config, kernels)
     return Geometry(
         splits=shapes,
         train_split=config.data.train_split,
-        kernels=_kernels(config, splits, model),
+        kernels=kernels,
         pairs=config.data.resolved_pairs,
         solutions=tuple(solve.name for solve in config.solve),
         solution_targets=tuple(_solution_targets(config, solve, shapes, num_outputs) for solve in config.solve),
+        solution_splits=tuple(config.predicted_splits(solve.kernel) for solve in config.solve),
         num_outputs=num_outputs,
         members=tuple(config.model.members) if config.model is not None else (),
         shard_rows=config.store.shard_rows,
         block_rows=config.store.block_rows,
         dtype=config.store.dtype,
     )
+
+
+def _check_features(config: RunConfig, kernels: tuple[KernelGeometry, ...]) -> None:
+    """Refuse solutions that would be found from features of which some count negatively, or of two members."""
+    train = config.data.train_split
+    known = {kernel.name: kernel for kernel in kernels}
+    for solve in config.solve:
+        kernel = known[solve.kernel.partition("@")[0]]
+        of_features = kernel.feature_dim is not None and (train, train) not in config.data.resolved_pairs
+        if (of_features or solve.needs == "features") and (kernel.num_negative or kernel.cross):
+            raise ConfigError(
+                f"solution {solve.name!r}: kernel {solve.kernel!r} is not an inner product of one set of features with "
+                f"itself. Add the pair [{train}, {train}] to data.pairs and use another kind of solver."
+            )
 
 
 def _kernels(

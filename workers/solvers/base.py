@@ -33,6 +33,10 @@ class SolverState:
     """Steps taken."""
     jitter: float = 0.0
     """What was added to the diagonal beyond the ridge."""
+    residual: float = math.nan
+    """The largest relative residual of a target as the solver believes, for predictions; never certified."""
+    ridge: float = math.nan
+    """The ridge that the solver chose in place of the system's; NaN while it chose none."""
     largest: float = math.nan
     """An estimate of the largest eigenvalue of K + ridge I; NaN while there is none."""
     smallest: float = math.nan
@@ -59,11 +63,14 @@ class AbstractSolver(ABC, Generic[State]):
         method: The solver's name.
         equation: What its residual is the residual of: ``ridge`` for (K + ridge I) alpha = y.
         state_type: The class of its states.
+        linear: Whether coefficients are a linear function of the right-hand sides. Such a solver never sees units,
+            weights or starts; another one gets them as they are, with the system.
     """
 
     method: str
     equation: str
     state_type: type[State]
+    linear: bool = True
 
     @abstractmethod
     def init(self, system: System) -> State:

@@ -60,6 +60,8 @@ class EarlyStopping:
     """Of the solver's coefficients, (N, T)."""
     patience: int
     """Steps without a smaller loss after which the solve ends."""
+    from_start: bool = False
+    """Whether the coefficients before the first step may be the best, as those of a warm start may."""
 
 
 @final
@@ -90,46 +92,75 @@ class SolveLoop:
         self._early_stopping = early_stopping
         self._checkpoint_seconds = checkpoint_seconds
         self._observe = observe
-        stored = checkpoint.load(solver.state_type) if checkpoint is not None else None
-        self._metered = MeteredOperator(
-            system.operator,
-            passes=stored.passes if stored else 0.0,
-            bytes_read=stored.bytes_read if stored else 0.0,
-        )
+        self._metered = MeteredOperator(system.operator)
         self._system = replace(system, operator=self._metered)
-        self._spent_before = stored.seconds if stored else 0.0
+        self._spent_before = 0.0
         self._started = self._saved_at = time.perf_counter()
-        self._position = stored
+
+    @property
+    def solver(self) -> AbstractSolver[Any]:
+        """Takes the steps."""
+        return self._solver
+
+    @property
+    def system(self) -> System:
+        """What is solved; what is read of it is counted."""
+        return self._system
+
+    @property
+    def read(self) -> tuple[float, float]:
+        """Passes and bytes read so far."""
+        return self._metered.passes, self._metered.bytes_read
+
+    def take_up(self) -> Position | None:
+        """Go to the last position that was kept; None if there is none."""
+        stored = self._checkpoint.load(self._solver.state_type) if self._checkpoint is not None else None
+        self._started = time.perf_counter()
+        self._spent_before, self._metered.passes, self._metered.bytes_read = (
+            (stored.seconds, stored.passes, stored.bytes_read) if stored is not None else (0.0, 0.0, 0.0)
+        )
+        return stored
 
     def run(self) -> Position:
-        """Set up unless that is stored, and step until there is nothing more to do or it does not help."""
-        position = self._position or self.set_up()
+        """Go on from what was kept, or set up, and step until there is nothing more to do or it does not help."""
+        position = self.take_up() or self.set_up()
         while position.state.status is None:
             position = self._step(position)
         return position
 
     def set_up(self) -> Position:
         """Set the solver up."""
-        return self._note(Position(self._solver.init(self._system)))
+        position = Position(self._solver.init(self._system))
+        if self._early_stopping is not None and self._early_stopping.from_start:
+            loss = self._early_stopping.loss(position.state.alpha_NT)
+            position = replace(position, best_NT=position.state.alpha_NT, best_loss=loss)
+        return self._note(position)
 
-    def absorb(self, position: Position, total: torch.Tensor) -> Position:
-        """Finish a step whose parts have all been added up."""
+    def absorb(
+        self, position: Position, total: torch.Tensor, *, passes: float = 0.0, bytes_read: float = 0.0
+    ) -> Position:
+        """Finish a step whose parts have all been added up; what others have read for them is counted."""
+        self._metered.passes += passes
+        self._metered.bytes_read += bytes_read
         assert isinstance(self._solver, AbstractPartitionedSolver)
         state = self._solver.absorb(self._system, position.state, total)
-        return self._note(self._validated(replace(position, state=state, parts=0, total=None)))
+        return self._note(self._validated(position, replace(position, state=state, parts=0, total=None)))
 
     def solution(self, position: Position) -> Solution:
         """Certify where the solve has ended; one more pass over the matrix."""
         state = position.state
         if position.best_NT is not None and state.status == "stopped-early":
             state = replace(state, alpha_NT=position.best_NT)
-        evidence = self._solver.certify(self._system, state)
+        system = self._system if math.isnan(state.ridge) else replace(self._system, ridge=state.ridge)
+        evidence = self._solver.certify(system, state)
         assert state.status is not None
         flags = (state.status,) if state.status not in ("converged", "stopped-early") else ()
         certificate = Certificate(
             equation=self._solver.equation,
             residuals=evidence.residuals_T,
-            backward_errors=backward_errors(self._system, state, evidence),
+            backward_errors=backward_errors(system, state, evidence)
+            if self._solver.linear
+            else torch.full_like(evidence.residuals_T, math.nan),
             condition=state.largest / state.smallest if state.smallest > 0 else math.nan,
             jitter=state.jitter,
             steps=state.steps,
@@ -140,7 +171,7 @@ class SolveLoop:
         return Solution(
             alpha=state.alpha_NT.double(),
             fitted=evidence.fitted_NT,
-            ridge=self._system.ridge,
+            ridge=system.ridge,
             status=state.status,
             method=self._solver.method,
             certificate=certificate,
@@ -151,7 +182,8 @@ class SolveLoop:
     def _step(self, position: Position) -> Position:
         solver = self._solver
         if not isinstance(solver, AbstractPartitionedSolver):
-            return self._note(self._validated(replace(position, state=solver.step(self._system, position.state))))
+            state = solver.step(self._system, position.state)
+            return self._note(self._validated(position, replace(position, state=state)))
         part = position.parts
         summand = solver.partial(self._system, position.state, part)
         total = summand if position.total is None else position.total.add_(summand)
@@ -159,17 +191,23 @@ class SolveLoop:
             return self.absorb(position, total)
         return self._note(replace(position, parts=part + 1, total=total))
 
-    def _validated(self, position: Position) -> Position:
+    def _validated(self, before: Position, position: Position) -> Position:
         """Compare a step with the best one on the samples that are held out."""
-        if self._early_stopping is None:
+        state = position.state
+        ended = state.status is not None
+        # A step that found no new coefficients, as those of a factorisation before its last one, says nothing.
+        if self._early_stopping is None or (not ended and torch.equal(state.alpha_NT, before.state.alpha_NT)):
             return position
-        loss = self._early_stopping.loss(position.state.alpha_NT)
-        if loss < position.best_loss:
-            return replace(position, best_NT=position.state.alpha_NT, best_loss=loss, steps_since_best=0)
+        # What held-out samples like is no excuse for a matrix that cannot be solved with.
+        if state.status in ("indefinite", "diverged"):
+            return position
+        loss = self._early_stopping.loss(state.alpha_NT)
+        if loss < position.best_loss or (ended and loss == position.best_loss):
+            return replace(position, best_NT=state.alpha_NT, best_loss=loss, steps_since_best=0)
         position = replace(position, steps_since_best=position.steps_since_best + 1)
-        if position.state.status is None and position.steps_since_best < self._early_stopping.patience:
+        if not ended and position.steps_since_best < self._early_stopping.patience:
             return position
-        return replace(position, state=replace(position.state, status="stopped-early"))
+        return replace(position, state=replace(state, status="stopped-early"))
 
     def _note(self, position: Position) -> Position:
         """Count what was spent, and keep the position if it is time."""

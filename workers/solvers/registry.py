@@ -9,6 +9,10 @@ from ntkpipe.workers.solvers.base import AbstractSolver
 HOMES = {
     "cholesky": "direct.cholesky:CholeskySolver",
     "eigenpro2": "descent.eigenpro2:EigenProSolver",
+    "pcg": "krylov.pcg:PCGSolver",
+    "gauss-seidel": "descent.gauss_seidel:GaussSeidelSolver",
+    "askotch": "descent.askotch:ASkotchSolver",
+    "logistic": "glm.logistic:LogisticSolver",
 }
 """Module and class by kind; a class takes its section."""
 

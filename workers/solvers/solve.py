@@ -1,10 +1,8 @@
 """Solving kernel systems: the library function, and what it shares with runs."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ntkpipe.configs.errors import ConfigError
@@ -12,14 +10,14 @@ from ntkpipe.configs.loading import load_solve
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.operators.dense import DenseOperator
 from ntkpipe.workers.operators.features import FeatureOperator
+from ntkpipe.workers.solvers.arrays import Matrix, as_columns, as_tensor
 from ntkpipe.workers.solvers.base import AbstractSolver
 from ntkpipe.workers.solvers.loop import CHECKPOINT_SECONDS, AbstractCheckpoint, EarlyStopping, Position, SolveLoop
 from ntkpipe.workers.solvers.registry import make_solver
-from ntkpipe.workers.solvers.scaling import Scaling
+from ntkpipe.workers.solvers.scaling import Scaling, checked_weights
 from ntkpipe.workers.solvers.solution import Solution
 from ntkpipe.workers.solvers.validation import Validation
 
-Matrix = torch.Tensor | npt.NDArray[Any]
 RidgeScale = Literal["absolute", "mean-diagonal"]
 
 CHOLESKY_LIMIT = 20_000
@@ -46,9 +44,11 @@ def solve(
         y: (N,) or (N, T) targets.
         method: ``auto``, or the kind of a solver; ``ntkpipe schema`` lists them with their options.
         ridge: The lambda, at least 0.
-        ridge_scale: ``mean-diagonal`` multiplies it by tr(K)/N.
-        sample_weights: (N,) weights of the squared errors, at least 0; (K + ridge W^-1) alpha = y is solved instead.
-        warm_start: (N,) or (N, T) coefficients to start from.
+        ridge_scale: ``mean-diagonal`` multiplies it by tr(K)/N, or the weighted mean where samples have weights.
+        sample_weights: (N,) weights of the squared errors, at least 0; (K + ridge W^-1) alpha = y is solved instead. A
+            weight of 2 is a sample that is there twice, one of 0 is a sample that is not there.
+        warm_start: (N,) or (N, T) coefficients to start from; a target for which they are worse than zero starts from
+            zero.
         validation: Samples that are held out, on which the solve may be stopped early.
         options: Further settings of the method, such as ``epochs``.
 
@@ -60,36 +60,28 @@ def solve(
         ConfigError: Shapes, the method or an option are not valid.
         NumericalError: The kernel or the targets hold NaN or infinity, or the matrix is not symmetric.
     """
-    operator = kernel if isinstance(kernel, AbstractOperator) else _operator(_tensor("kernel", kernel))
-    targets_NT = _columns("y", y)
+    operator = kernel if isinstance(kernel, AbstractOperator) else _operator(as_tensor("kernel", kernel))
+    targets_NT = as_columns("y", y)
     if method == "auto":
         method = "cholesky" if operator.size <= CHOLESKY_LIMIT else "eigenpro2"
+    weights_N = None
+    if sample_weights is not None:
+        weights_N = checked_weights(as_tensor("sample_weights", sample_weights), operator.size)
     section = load_solve(method, {"ridge": ridge, "ridge_scale": ridge_scale, **options})
     return solve_operator(
         make_solver(section),
         operator,
         targets_NT,
-        scaled_ridge(operator, ridge, ridge_scale),
-        weights_N=None if sample_weights is None else _tensor("sample_weights", sample_weights).double(),
-        start_NT=None if warm_start is None else _columns("warm_start", warm_start),
+        scaled_ridge(operator, ridge, ridge_scale, weights_N),
+        weights_N=weights_N,
+        start_NT=None if warm_start is None else as_columns("warm_start", warm_start),
         validation=validation,
     )
 
 
-def solve_operator(
-    solver: AbstractSolver[Any],
-    operator: AbstractOperator,
-    rhs_NT: torch.Tensor,
-    ridge: float,
-    *,
-    weights_N: torch.Tensor | None = None,
-    start_NT: torch.Tensor | None = None,
-    validation: Validation | None = None,
-    checkpoint: AbstractCheckpoint | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    observe: Callable[[Position], None] | None = None,
-) -> Solution:
-    """Run a solver to its end and recompute the residuals of what it returns; one extra pass over the matrix.
+@final
+class Solve:
+    """One solve: what is asked, turned into a system, and the loop that solves it.
 
     Every target is scaled by a power of two beforehand, which costs no accuracy, so that no solver sees the targets'
     units; weights and starts cost one more pass each.
@@ -106,30 +98,71 @@ def solve_operator(
         checkpoint_seconds: Between two positions that are kept.
         observe: Is told every position.
 
+    Attributes:
+        loop: Takes the steps.
+
     Raises:
         ConfigError: The targets are not (N, T) with T >= 1, the ridge is negative or not finite, or weights, start or
             held-out samples do not fit.
         NumericalError: The targets, the start or the matrix hold NaN or infinity.
     """
-    scaling = Scaling.of(operator, rhs_NT, ridge, weights_N=weights_N, start_NT=start_NT)
-    early_stopping = None
-    if validation is not None:
-        validation.check(operator.size, rhs_NT.shape[1])
-        early_stopping = EarlyStopping(lambda solved_NT: validation.loss(scaling.alpha(solved_NT)), validation.patience)
-    loop = SolveLoop(
-        solver,
-        scaling.system,
-        checkpoint=checkpoint,
-        early_stopping=early_stopping,
-        checkpoint_seconds=checkpoint_seconds,
-        observe=observe,
-    )
-    return scaling.undo(loop.solution(loop.run()))
+
+    def __init__(
+        self,
+        solver: AbstractSolver[Any],
+        operator: AbstractOperator,
+        rhs_NT: torch.Tensor,
+        ridge: float,
+        *,
+        weights_N: torch.Tensor | None = None,
+        start_NT: torch.Tensor | None = None,
+        validation: Validation | None = None,
+        checkpoint: AbstractCheckpoint | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        observe: Callable[[Position], None] | None = None,
+    ) -> None:
+        scale = Scaling.of if solver.linear else Scaling.none
+        scaling = scale(operator, rhs_NT, ridge, weights_N=weights_N, start_NT=start_NT)
+        early_stopping = None
+        if validation is not None:
+            held_out = validation.prepared(operator.size, rhs_NT.shape[1])
+            early_stopping = EarlyStopping(
+                lambda solved_NT: held_out.loss(scaling.alpha(solved_NT)),
+                validation.patience,
+                from_start=start_NT is not None,
+            )
+        self._scaling = scaling
+        self.loop = SolveLoop(
+            solver,
+            scaling.system,
+            checkpoint=checkpoint,
+            early_stopping=early_stopping,
+            checkpoint_seconds=checkpoint_seconds,
+            observe=observe,
+        )
+
+    def run(self) -> Solution:
+        """Take all steps that are left, and recompute the residuals; one more pass over the matrix."""
+        return self._scaling.undo(self.loop.solution(self.loop.run()))
 
 
-def scaled_ridge(operator: AbstractOperator, ridge: float, scale: RidgeScale) -> float:
+def solve_operator(
+    solver: AbstractSolver[Any], operator: AbstractOperator, rhs_NT: torch.Tensor, ridge: float, **options: Any
+) -> Solution:
+    """Run a solver to its end, see :class:`Solve`."""
+    return Solve(solver, operator, rhs_NT, ridge, **options).run()
+
+
+def scaled_ridge(
+    operator: AbstractOperator, ridge: float, scale: RidgeScale, weights_N: torch.Tensor | None = None
+) -> float:
     """Return the ridge in the units of the matrix."""
-    return ridge if scale == "absolute" else ridge * float(operator.diagonal().double().mean())
+    if scale == "absolute":
+        return ridge
+    diagonal_N = operator.diagonal().double()
+    if weights_N is None:
+        return ridge * float(diagonal_N.mean())
+    return ridge * float(weights_N @ diagonal_N / weights_N.sum())
 
 
 def one_hot_targets(labels_N: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
@@ -152,24 +185,6 @@ def one_hot_targets(labels_N: torch.Tensor, num_classes: int | None = None) -> t
         expected = "at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
         raise ConfigError(f"expected class labels {expected}, found {lowest} to {highest}.")
     return torch.nn.functional.one_hot(labels_N, num_classes or highest + 1).double()
-
-
-def _columns(name: str, values: Matrix) -> torch.Tensor:
-    tensor = _tensor(name, values).double()
-    return tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
-
-
-def _tensor(name: str, values: Matrix) -> torch.Tensor:
-    tensor = torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else values
-    if not isinstance(tensor, torch.Tensor):
-        raise ConfigError(f"{name} must be a tensor or an array, found {type(values).__name__}.")
-    if tensor.is_complex():
-        raise ConfigError(f"{name} must be real, found {tensor.dtype}.")
-    tensor = tensor.detach().cpu()
-    if not tensor.is_floating_point():
-        return tensor.double()
-    # Half precision is exact in float32, in which there are fast products.
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _operator(matrix: torch.Tensor) -> AbstractOperator:

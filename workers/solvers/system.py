@@ -16,11 +16,15 @@ class System:
     operator: AbstractOperator
     """K."""
     rhs_NT: torch.Tensor
-    """y, float64; a solver may rely on entries of about one."""
+    """y, float64, with entries of at most about one; smaller where a warm start left little to do."""
     ridge: float
     """At least 0, in the units of K."""
     norms_T: torch.Tensor
     """What residuals are relative to: the norms of y, or of what y was before a warm start; 1 where that is zero."""
+    weights_N: torch.Tensor | None = None
+    """Of the samples' losses, at least 0, float64; only for a solver that is not linear. None weighs all alike."""
+    start_NT: torch.Tensor | None = None
+    """Coefficients to start from, float64; only for a solver that is not linear. None starts from zero."""
 
     @property
     def size(self) -> int:

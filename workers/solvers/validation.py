@@ -7,7 +7,8 @@ import torch
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.operators.checks import check_finite
-from ntkpipe.workers.operators.rectangle import AbstractRectangle, DenseRectangle
+from ntkpipe.workers.operators.rectangle import AbstractMap, DenseRectangle
+from ntkpipe.workers.solvers.arrays import Matrix, as_columns, as_tensor
 
 
 @final
@@ -15,37 +16,63 @@ from ntkpipe.workers.operators.rectangle import AbstractRectangle, DenseRectangl
 class Validation:
     """Samples that are held out: a solve ends when it gets worse on them, with the coefficients that did best."""
 
-    kernel: AbstractRectangle | torch.Tensor
+    kernel: AbstractMap | Matrix
     """(V, N) between them and the samples of the system."""
-    targets: torch.Tensor
-    """(V, T)."""
+    targets: Matrix
+    """(V,) or (V, T)."""
     classes: bool = True
-    """Whether targets are one-hot classes, so that the loss is the share of wrong classes; else the mean square."""
+    """Whether the largest target of a sample is its class, so that the loss is the share of wrong classes; else it is the
+    mean square of the errors, those of every target as a share of that target's mean square."""
     patience: int = 2
     """Steps without a smaller loss after which the solve ends."""
 
-    def check(self, num_samples: int, num_targets: int) -> None:
-        """Refuse samples that do not fit a system.
+    def prepared(self, num_samples: int, num_targets: int) -> "HeldOut":
+        """Return what is computed with, once for all steps.
 
         Raises:
-            ConfigError: Shapes are wrong, or one column cannot tell classes apart.
-            NumericalError: Targets hold NaN or infinity.
+            ConfigError: Shapes are wrong, patience is below 1, or one column cannot tell classes apart.
+            NumericalError: Kernel or targets hold NaN or infinity.
         """
-        found = (tuple(self.kernel.shape), tuple(self.targets.shape))
-        num_held_out = len(self.targets)
-        if found != ((num_held_out, num_samples), (num_held_out, num_targets)) or not num_held_out:
+        kernel, targets_VT = self.kernel, as_columns("the held-out targets", self.targets)
+        shapes = tuple(kernel.shape), tuple(targets_VT.shape)
+        num_held_out = len(targets_VT) if targets_VT.dim() else 0
+        if shapes != ((num_held_out, num_samples), (num_held_out, num_targets)) or not num_held_out:
             raise ConfigError(
-                f"held-out samples have a kernel of shape {found[0]} and targets of shape {found[1]}; expected "
+                f"held-out samples have a kernel of shape {shapes[0]} and targets of shape {shapes[1]}; expected "
                 f"(V, {num_samples}) and (V, {num_targets}) with V >= 1."
             )
         if self.classes and num_targets == 1:
             raise ConfigError("held-out classes need a column per class; pass classes=False for real targets.")
-        check_finite("the held-out targets", self.targets)
+        if self.patience < 1:
+            raise ConfigError(f"patience must be at least 1, found {self.patience}.")
+        check_finite("the held-out targets", targets_VT)
+        if not isinstance(kernel, AbstractMap):
+            name = "the held-out kernel"
+            kernel = DenseRectangle(as_tensor(name, kernel), what=name)
+        return HeldOut(kernel, targets_VT, self.classes)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A :class:`Validation` that has been checked."""
+
+    kernel: AbstractMap
+    """(V, N)."""
+    targets_VT: torch.Tensor
+    """float64."""
+    classes: bool
+    """As there."""
 
     def loss(self, alpha_NT: torch.Tensor) -> float:
         """Return the loss of coefficients; one pass over the kernel."""
-        kernel = DenseRectangle(self.kernel) if isinstance(self.kernel, torch.Tensor) else self.kernel
-        predictions_VT = kernel.matmat(alpha_NT.double())
+        predictions_VT = self.kernel.matmat(alpha_NT.double())
         if self.classes:
-            return float((predictions_VT.argmax(dim=1) != self.targets.argmax(dim=1)).double().mean())
-        return float((predictions_VT - self.targets.double()).square().mean())
+            return float((predictions_VT.argmax(dim=1) != self.targets_VT.argmax(dim=1)).double().mean())
+        # Targets come in units of their own, of which squares may underflow.
+        exponents_T = -torch.frexp(self.targets_VT.abs().amax(dim=0)).exponent
+        scaled_VT, errors_VT = (
+            torch.ldexp(values_VT, exponents_T) for values_VT in (self.targets_VT, predictions_VT - self.targets_VT)
+        )
+        means_T = scaled_VT.square().mean(dim=0)
+        return float((errors_VT.square().mean(dim=0) / means_T.where(means_T > 0, 1.0)).mean())

@@ -1,78 +1,155 @@
-"""The solve stage: coefficients of a kernel system on stored tiles, and their predictions on every split."""
+"""The solve stage: coefficients of a kernel system, their predictions on every split, and the evidence."""
 
 import math
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
 
+from ntkpipe.configs.canonical import digest
 from ntkpipe.configs.solve.base import SolveBase
+from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.storage import layout
-from ntkpipe.storage.grid import num_chunks
-from ntkpipe.storage.ledger import put_object
-from ntkpipe.storage.records import SolutionRecord
+from ntkpipe.storage.ledger import npy_bytes, put_object
+from ntkpipe.storage.records import ObjectRecord, SolutionRecord
+from ntkpipe.storage.solver_state import SolverStates
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.operators.blocked import BlockedOperator
+from ntkpipe.workers.solvers.checkpoint import StoredCheckpoint
 from ntkpipe.workers.solvers.registry import make_solver
-from ntkpipe.workers.solvers.solve import one_hot_targets, scaled_ridge, solve_operator
+from ntkpipe.workers.solvers.solution import Solution
+from ntkpipe.workers.solvers.solve import Solve, one_hot_targets, scaled_ridge
+from ntkpipe.workers.solvers.validation import Validation
+from ntkpipe.workers.solvers.watcher import Watcher
 from ntkpipe.workers.tasks import SolveTask, Written
-
-CACHE_BYTES = 2 * 2**30
-"""Decoded tiles of a matrix up to this size are read from storage once, however many passes a solver takes."""
 
 
 def compute(context: WorkerContext, task: SolveTask) -> Written:
     """Solve one system and write coefficients, predictions and the evidence.
 
-    Memory is that of the solver, plus at most ``CACHE_BYTES`` of tiles.
+    Memory is that of the solver, plus at most ``CACHE_BYTES`` of tiles or features. An attempt that was killed is taken
+    up where it last stored its state.
     """
     geometry = context.spec.geometry
-    index = geometry.solutions.index(task.name)
-    config, train = context.spec.config.solve[index], geometry.train_split
-    operator = BlockedOperator(context.matrices.matrix(config.kernel, train, train, cache_bytes=CACHE_BYTES))
-    targets_NT = _targets(context, config, geometry.solution_targets[index])
-    num_samples, num_targets = targets_NT.shape
+    config = section(context, task.name)
+    kept = kept_solve(context, config)
+    solution = kept.solve.run()
+    num_samples = geometry.splits[geometry.train_split].num_samples
+    written = _write(context, config, solution, num_samples, num_targets(context, task.name))
+    kept.states.clear()
+    del context.kept_solves[config.name]
+    return written
+
+
+def kept_solve(context: WorkerContext, config: SolveConfig) -> "KeptSolve":
+    """Return the solve of a solution, which a worker sets up once however many tasks it is made of."""
+    kept = context.kept_solves.get(config.name)
+    if kept is None:
+        kept = context.kept_solves[config.name] = _make(context, config)
+    assert isinstance(kept, KeptSolve)
+    return kept
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KeptSolve:
+    """A solve, where its positions are stored, and who is told of them."""
+
+    solve: Solve
+    states: SolverStates
+    watcher: Watcher
+
+
+def _make(context: WorkerContext, config: SolveConfig) -> KeptSolve:
+    states = SolverStates(context.store, config.name, digest(config.semantic()))
+    train, width = context.spec.geometry.train_split, num_targets(context, config.name)
+    operator = context.operators.operator(config.kernel, train, of_features=config.needs == "features")
+    targets_NT = _targets(context, config, train, width)
     # A kernel of (sample, output) pairs has one unknown for each pair and a single right-hand side.
-    flattened = operator.size != num_samples
-    right = targets_NT.reshape(operator.size, 1) if flattened else targets_NT
-    ridge = scaled_ridge(operator, config.ridge, config.ridge_scale)
-    solution = solve_operator(make_solver(config), operator, right, ridge)
-    alpha_NT = solution.alpha.reshape(num_samples, num_targets)
-    chunks = [context.chunks.write(layout.solution(task.name), (0, 0), alpha_NT.numpy())]
-    for rows, columns in geometry.pairs:
-        if columns == train:
-            predictions = solution.fitted if rows == train else _predict(context, config.kernel, solution.alpha, rows)
-            predictions = predictions.reshape(-1, num_targets)
-            chunks.append(context.chunks.write(layout.prediction(task.name, rows), (0, 0), predictions.numpy()))
+    right = targets_NT if operator.size == len(targets_NT) else targets_NT.reshape(operator.size, 1)
+    solver = make_solver(config)
+    watcher = Watcher(solver, operator, getattr(config, "tolerance", None), states.report)
+    solve = Solve(
+        solver,
+        operator,
+        right,
+        scaled_ridge(operator, config.ridge, config.ridge_scale),
+        validation=_validation(context, config, width),
+        checkpoint=StoredCheckpoint(states),
+        checkpoint_seconds=context.spec.config.resources.checkpoint_seconds,
+        observe=watcher.observe,
+    )
+    return KeptSolve(solve, states, watcher)
+
+
+def section(context: WorkerContext, name: str) -> SolveConfig:
+    """Return the section of a solution."""
+    return context.spec.config.solve[context.spec.geometry.solutions.index(name)]
+
+
+def num_targets(context: WorkerContext, name: str) -> int:
+    """Return T of a solution."""
+    geometry = context.spec.geometry
+    return geometry.solution_targets[geometry.solutions.index(name)]
+
+
+def _validation(context: WorkerContext, config: SolveConfig, width: int) -> Validation | None:
+    early_stopping = getattr(config, "early_stopping", None)
+    if early_stopping is None:
+        return None
+    split, train = early_stopping.split, context.spec.geometry.train_split
+    return Validation(
+        context.operators.between(config.kernel, split, train),
+        _targets(context, config, split, width),
+        classes=config.targets == "one-hot",
+        patience=early_stopping.patience,
+    )
+
+
+def _targets(context: WorkerContext, config: SolveBase, split: str, width: int) -> torch.Tensor:
+    """Return the (N, T) targets of a solution."""
+    labels = context.samples.labels(split)
+    assert labels is not None, "the probe refuses solutions without labels"
+    targets = torch.from_numpy(np.array(labels))
+    if config.targets == "one-hot":
+        return one_hot_targets(targets, width)
+    return targets.double().reshape(len(targets), -1)
+
+
+def _write(context: WorkerContext, config: SolveConfig, solution: Solution, num_samples: int, width: int) -> Written:
+    geometry = context.spec.geometry
+    alpha_NT = solution.alpha.reshape(num_samples, width)
+    chunks = [context.chunks.write(layout.solution(config.name), (0, 0), alpha_NT.numpy())]
+    for split in geometry.predicted_splits(config.name):
+        kernel = (
+            None
+            if split == geometry.train_split
+            else context.operators.between(config.kernel, split, geometry.train_split)
+        )
+        predictions = solution.fitted if kernel is None else kernel.matmat(solution.alpha)
+        predictions_MT = predictions.reshape(-1, width)
+        chunks.append(context.chunks.write(layout.prediction(config.name, split), (0, 0), predictions_MT.numpy()))
+    objects = [_put_record(context, config, solution)]
+    for name, values in solution.extras.items():
+        objects.append(put_object(context.store, layout.solution_extra(config.name, name), npy_bytes(values.numpy())))
+    return Written(tuple(chunks), tuple(objects))
+
+
+def _put_record(context: WorkerContext, config: SolveConfig, solution: Solution) -> ObjectRecord:
+    certificate = solution.certificate
     record = SolutionRecord(
-        name=task.name,
+        name=config.name,
         kernel=config.kernel,
         method=solution.method,
         status=solution.status,
         ridge=solution.ridge,
         jitter=solution.jitter,
+        equation=certificate.equation,
         residuals=tuple(solution.residuals.tolist()),
+        backward_errors=tuple(certificate.backward_errors.tolist()),
+        flags=certificate.flags,
+        # Times differ between two runs that are otherwise the same; a receipt tells them.
         stats={name: value for name, value in solution.stats.items() if name != "seconds" and math.isfinite(value)},
+        extras=tuple(solution.extras),
     )
-    return Written(tuple(chunks), (put_object(context.store, layout.solution_record(task.name), record.encode()),))
-
-
-def _targets(context: WorkerContext, config: SolveBase, num_targets: int) -> torch.Tensor:
-    """Return the (N, T) targets of a solution."""
-    train = context.spec.geometry.train_split
-    labels = context.samples.labels(train)
-    assert labels is not None, "the probe refuses solutions without labels"
-    targets = torch.from_numpy(np.array(labels))
-    if config.targets == "one-hot":
-        return one_hot_targets(targets, num_targets)
-    return targets.double().reshape(len(targets), -1)
-
-
-def _predict(context: WorkerContext, kernel: str, alpha_NT: torch.Tensor, split: str) -> torch.Tensor:
-    """Return K(split, train) alpha, tile by tile."""
-    matrix = context.matrices.matrix(kernel, split, context.spec.geometry.train_split, cache_bytes=0)
-    predictions_MT = torch.zeros(matrix.shape[0], alpha_NT.shape[1], dtype=alpha_NT.dtype)
-    for row in range(num_chunks(matrix.shape[0], matrix.block_rows)):
-        for column in range(num_chunks(matrix.shape[1], matrix.block_rows)):
-            tile = torch.from_numpy(np.array(matrix.tile(row, column), dtype=np.float64))
-            predictions_MT[matrix.span(row)] += tile @ alpha_NT[matrix.span(column, axis=1)]
-    return predictions_MT
+    return put_object(context.store, layout.solution_record(config.name), record.encode())

@@ -1,7 +1,7 @@
 """Positive kernels of the distance between two vectors."""
 
 import math
-from typing import final
+from typing import Protocol, final
 
 import torch
 
@@ -29,13 +29,12 @@ class GaussianKernel(AbstractClosedForm):
             ConfigError: The two sets have different numbers of coordinates, or one is not finite.
         """
         rows_NX, columns_MX = vector_pair(x, x2)
-        distances = Distances(rows_NX, columns_MX)
+        return _filled(self, rows_NX, columns_MX, self.diagonal(x))
 
-        def entries(rows: slice, columns: slice) -> torch.Tensor:
-            # One division at a time: the square of a tiny bandwidth would underflow.
-            return distances.squared(rows, columns).div_(self._bandwidth).div_(self._bandwidth).mul_(-0.5).exp_()
-
-        return fill(len(rows_NX), None if columns_MX is None else len(columns_MX), entries, self.diagonal(x))
+    def of_squared(self, squared_RC: torch.Tensor) -> torch.Tensor:
+        """Turn squared distances into entries, in place."""
+        # One division at a time: the square of a tiny bandwidth would underflow.
+        return squared_RC.div_(self._bandwidth).div_(self._bandwidth).mul_(-0.5).exp_()
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return ones."""
@@ -66,13 +65,18 @@ class LaplaceKernel(AbstractClosedForm):
 
             def entries(rows: slice, columns: slice) -> torch.Tensor:
                 return torch.cdist(rows_NX[rows], others_MX[columns], p=1.0).div_(-self._config.bandwidth).exp_()
-        else:
-            distances = Distances(rows_NX, columns_MX)
 
-            def entries(rows: slice, columns: slice) -> torch.Tensor:
-                return distances.squared(rows, columns).sqrt_().div_(-self._config.bandwidth).exp_()
+            return fill(len(rows_NX), num_columns, entries, self.diagonal(x))
+        return _filled(self, rows_NX, columns_MX, self.diagonal(x))
 
-        return fill(len(rows_NX), num_columns, entries, self.diagonal(x))
+    @property
+    def is_euclidean(self) -> bool:
+        """Whether it is a function of the Euclidean distance."""
+        return self._config.norm == "l2"
+
+    def of_squared(self, squared_RC: torch.Tensor) -> torch.Tensor:
+        """Turn squared Euclidean distances into entries, in place."""
+        return squared_RC.sqrt_().div_(-self._config.bandwidth).exp_()
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return ones."""
@@ -97,19 +101,18 @@ class MaternKernel(AbstractClosedForm):
             ConfigError: The two sets have different numbers of coordinates, or one is not finite.
         """
         rows_NX, columns_MX = vector_pair(x, x2)
-        distances = Distances(rows_NX, columns_MX)
+        return _filled(self, rows_NX, columns_MX, self.diagonal(x))
 
-        def entries(rows: slice, columns: slice) -> torch.Tensor:
-            scaled_RC = distances.squared(rows, columns).sqrt_().mul_(math.sqrt(2 * self._nu)).div_(self._bandwidth)
-            decay_RC = torch.exp(-scaled_RC)
-            if self._nu == 0.5:
-                return decay_RC
-            if self._nu == 1.5:
-                return decay_RC.mul_(scaled_RC.add_(1))
-            # Far away the polynomial overflows long after the exponential has become zero, and 0 inf is no number.
-            return (1 + scaled_RC + scaled_RC.clamp(max=1e9).square_().div_(3)).mul_(decay_RC)
-
-        return fill(len(rows_NX), None if columns_MX is None else len(columns_MX), entries, self.diagonal(x))
+    def of_squared(self, squared_RC: torch.Tensor) -> torch.Tensor:
+        """Turn squared distances into entries; what is given is overwritten."""
+        scaled_RC = squared_RC.sqrt_().mul_(math.sqrt(2 * self._nu)).div_(self._bandwidth)
+        decay_RC = torch.exp(-scaled_RC)
+        if self._nu == 0.5:
+            return decay_RC
+        if self._nu == 1.5:
+            return decay_RC.mul_(scaled_RC.add_(1))
+        # Far away the polynomial overflows long after the exponential has become zero, and 0 inf is no number.
+        return (1 + scaled_RC + scaled_RC.clamp(max=1e9).square_().div_(3)).mul_(decay_RC)
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return ones."""
@@ -133,17 +136,35 @@ class DispersalKernel(AbstractClosedForm):
             ConfigError: The two sets have different numbers of coordinates, or one is not finite.
         """
         rows_NX, columns_MX = vector_pair(x, x2)
-        distances = Distances(rows_NX, columns_MX)
-        bandwidth, half = self._config.bandwidth, self._config.exponent / 2
+        return _filled(self, rows_NX, columns_MX, self.diagonal(x))
 
-        def entries(rows: slice, columns: slice) -> torch.Tensor:
-            return distances.squared(rows, columns).div_(bandwidth).div_(bandwidth).pow_(half).neg_().exp_()
-
-        return fill(len(rows_NX), None if columns_MX is None else len(columns_MX), entries, self.diagonal(x))
+    def of_squared(self, squared_RC: torch.Tensor) -> torch.Tensor:
+        """Turn squared distances into entries, in place."""
+        bandwidth = self._config.bandwidth
+        return squared_RC.div_(bandwidth).div_(bandwidth).pow_(self._config.exponent / 2).neg_().exp_()
 
     def diagonal(self, x: torch.Tensor) -> torch.Tensor:
         """Return ones."""
         return _ones(x)
+
+
+class OfDistances(Protocol):
+    """A kernel that is a function of the squared Euclidean distance."""
+
+    def of_squared(self, squared_RC: torch.Tensor) -> torch.Tensor:
+        """Turn squared distances into entries; what is given may be overwritten."""
+
+
+def _filled(
+    kernel: OfDistances, rows_NX: torch.Tensor, columns_MX: torch.Tensor | None, diagonal_N: torch.Tensor
+) -> torch.Tensor:
+    distances = Distances(rows_NX, columns_MX)
+    num_columns = None if columns_MX is None else len(columns_MX)
+
+    def entries(rows: slice, columns: slice) -> torch.Tensor:
+        return kernel.of_squared(distances.squared(rows, columns))
+
+    return fill(len(rows_NX), num_columns, entries, diagonal_N)
 
 
 def _ones(x: torch.Tensor) -> torch.Tensor:

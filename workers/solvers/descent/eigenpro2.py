@@ -20,17 +20,12 @@ import torch
 from ntkpipe.configs.solve.descent import EigenProSolve
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
 from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
-from ntkpipe.workers.solvers.descent.flattening import Preconditioner, damping
+from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs
+from ntkpipe.workers.solvers.descent.window import Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
 
 FLOAT32_TOLERANCE = 1e-5
 """Tighter tolerances than this are out of reach of float32 products."""
-
-INDEFINITE = 1e-6
-"""An eigenvalue below minus this share of the largest one is no rounding error."""
-
-RELAXATION = 1.5
-"""Step times largest eigenvalue of the batch; from 2 an update could grow the error."""
 
 FIRST_BATCH_ROWS = 64
 """Until the critical batch size has been measured."""
@@ -43,15 +38,16 @@ MIN_STEP_SCALE = 2.0**-10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EigenProState(SolverState):
-    """Coefficients, preconditioner, batch size and step size."""
+    """Coefficients, preconditioner, batch size and step size, and where in an epoch the solver is."""
 
     constants: ClassVar[frozenset[str]] = frozenset({"subsample_S", "directions_SQ", "damping_Q"})
 
     subsample_S: torch.Tensor
     """Positions of the Nystrom points, ascending."""
     directions_SQ: torch.Tensor
+    """e_i: leading eigenvectors of their kernel matrix K_s, float64."""
     damping_Q: torch.Tensor
-    """The preconditioner's, float64."""
+    """How much of each of them is held back, float64."""
     batch_rows: int
     """The critical batch size as last measured, at most a block of rows."""
     step_scale: float
@@ -60,11 +56,17 @@ class EigenProState(SolverState):
     """Coefficients after the epoch with the smallest residual."""
     best_residual: float
     """That residual as met on the way, worst target; 1.0 for the zero start."""
+    moving_NT: torch.Tensor
+    """Coefficients within an epoch; ``alpha_NT`` are those at its beginning."""
+    squares_T: torch.Tensor
+    """Squared residuals as met in the epoch so far, float64."""
+    blocks_done: int = 0
+    """Blocks of rows of the epoch that are behind."""
 
 
 @final
 class EigenProSolver(AbstractSolver[EigenProState]):
-    """One step is one epoch: every row once, in whole blocks of rows in random order.
+    """``steps`` counts epochs: every row once, in whole blocks of rows in random order; one block is taken at a time.
 
     O(N^2 T + N s q) FLOPs per epoch, memory O(N T + s^2 + block of rows). Deterministic given the seed. Products are
     float32 where the operator is and the tolerance allows it, else float64. ``diverged`` means that no step was short
@@ -84,21 +86,23 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         self._seed = config.seed
 
     def init(self, system: System) -> EigenProState:
-        """Draw the Nystrom points and take the eigenpairs of their kernel matrix: up to one pass, O(s^3)."""
+        """Draw the Nystrom points and take the eigenpairs of their kernel matrix: up to one pass, O(s^3 / 3 + s^2 q)."""
         operator, ridge = system.operator, system.ridge
-        chosen = self._random(0).permutation(operator.size)[: self._subsample]
-        subsample_S = torch.from_numpy(np.sort(chosen))
-        eigenvalues_S, vectors_SS = (part.flip(-1) for part in torch.linalg.eigh(operator.submatrix(subsample_S)))
+        random = self._random(0)
+        subsample_S = torch.from_numpy(np.sort(random.permutation(operator.size)[: self._subsample]))
+        matrix_SS = operator.submatrix(subsample_S)
+        # One more than are flattened: the first one that is not gives the level.
+        eigenvalues_Q, vectors_SQ = leading_pairs(matrix_SS, min(self._top + 1, len(subsample_S)), random)
         bound = float(operator.diagonal().double().max()) + ridge
+        largest = float(eigenvalues_Q[0]) + ridge
         # By interlacing, K + ridge I has an eigenvalue at least as negative as the subsample's.
-        least, largest = float(eigenvalues_S[-1]) + ridge, float(eigenvalues_S[0]) + ridge
-        indefinite = bound <= 0 or least < -INDEFINITE * largest
+        indefinite = bound <= 0 or is_indefinite(matrix_SS, ridge, largest)
         damping_Q = (
-            eigenvalues_S[:0]
+            eigenvalues_Q[:0]
             if indefinite
             else damping(
-                eigenvalues_S,
-                top=self._top,
+                eigenvalues_Q,
+                num_points=len(subsample_S),
                 ridge=ridge,
                 size=operator.size,
                 bound=bound,
@@ -108,35 +112,27 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         return EigenProState(
             alpha_NT=torch.zeros_like(system.rhs_NT),
             status="indefinite" if indefinite else None,
-            largest=float(eigenvalues_S[0]) * operator.size / len(subsample_S) + ridge,
+            largest=float(eigenvalues_Q[0]) * operator.size / len(subsample_S) + ridge,
             smallest=ridge if ridge > 0 else math.nan,
             subsample_S=subsample_S,
-            directions_SQ=vectors_SS[:, : len(damping_Q)].contiguous(),
+            directions_SQ=vectors_SQ[:, : len(damping_Q)].contiguous(),
             damping_Q=damping_Q,
             batch_rows=min(FIRST_BATCH_ROWS, operator.block_rows),
             step_scale=1.0,
             best_NT=torch.zeros_like(system.rhs_NT),
             best_residual=1.0,
+            moving_NT=torch.zeros_like(system.rhs_NT),
+            squares_T=torch.zeros_like(system.norms_T),
         )
 
     def step(self, system: System, state: EigenProState) -> EigenProState:
-        """Run an epoch; recompute the true residual when it is expected to be small, and after the last epoch."""
+        """Descend on the next block of rows; after the last one, or where the residual has grown too far, judge."""
+        state = self._descend(system, state)
+        seen = float((state.squares_T.sqrt() / system.norms_T).max())
         allowed = DIVERGENCE * max(state.best_residual, self._tolerance)
-        best = state.best_residual
-        state, seen = self._epoch(system, state, allowed)
-        # The residuals met on the way are older than the result; what the epoch gained is expected to repeat itself.
-        expected = seen * min(1.0, seen / best) if best else seen
-        if not seen <= allowed:
-            state, expected = replace(state, alpha_NT=state.best_NT, step_scale=state.step_scale / 2), math.inf
-        elif seen <= best:
-            state = replace(state, best_NT=state.alpha_NT, best_residual=seen)
-        last = state.steps >= self._epochs or state.step_scale < MIN_STEP_SCALE
-        if expected > self._tolerance and not last:
+        if seen <= allowed and state.blocks_done < _num_blocks(system):
             return state
-        true = _true_residual(system, state.alpha_NT)
-        if true <= self._tolerance:
-            return replace(state, status="converged")
-        return _give_up(system, state, true) if last else state
+        return self._judge(system, state, seen, seen <= allowed)
 
     def extras(self, state: EigenProState) -> dict[str, torch.Tensor]:
         """Nothing."""
@@ -146,81 +142,81 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         """Recompute the residual."""
         return ridge_evidence(system, state.alpha_NT)
 
-    def _epoch(self, system: System, state: EigenProState, allowed: float) -> tuple[EigenProState, float]:
-        """Return the state after an epoch and the worst relative residual met on the way.
+    def _judge(self, system: System, state: EigenProState, seen: float, sound: bool) -> EigenProState:
+        """End an epoch; recompute the true residual when it is expected to be small, and after the last epoch."""
+        # The residuals met on the way are older than the result; what the epoch gained is expected to repeat itself.
+        expected = seen * min(1.0, seen / state.best_residual) if state.best_residual else seen
+        moved_NT, best_NT, best_residual, step_scale = state.moving_NT, state.best_NT, state.best_residual, 1.0
+        if not sound:
+            moved_NT, expected, step_scale = best_NT, math.inf, 0.5
+        elif seen <= best_residual:
+            best_NT, best_residual = moved_NT, seen
+        state = replace(
+            state,
+            alpha_NT=moved_NT,
+            moving_NT=moved_NT,
+            best_NT=best_NT,
+            best_residual=best_residual,
+            step_scale=state.step_scale * step_scale,
+            steps=state.steps + 1,
+            squares_T=torch.zeros_like(state.squares_T),
+            blocks_done=0,
+        )
+        last = state.steps >= self._epochs or state.step_scale < MIN_STEP_SCALE
+        if expected > self._tolerance and not last:
+            return state
+        true = _true_residual(system, state.alpha_NT)
+        if true <= self._tolerance:
+            return replace(state, status="converged")
+        return _give_up(system, state, true) if last else state
 
-        An epoch ends early once that residual exceeds what is allowed.
-        """
-        operator = system.operator
+    def _descend(self, system: System, state: EigenProState) -> EigenProState:
+        """Take the gradient steps of one block of rows; the rows are read once."""
+        operator, ridge, subsample_S = system.operator, system.ridge, state.subsample_S
         single = operator.dtype == torch.float32 and self._tolerance >= FLOAT32_TOLERANCE
         dtype = torch.float32 if single else torch.float64
-        preconditioner = Preconditioner(
-            state.subsample_S, state.directions_SQ.to(dtype), state.damping_Q.to(dtype).unsqueeze(1), system.ridge
+        index = int(self._random(1 + state.steps).permutation(_num_blocks(system))[state.blocks_done])
+        random = self._random(1 + state.steps, 1 + index)
+        start = index * operator.block_rows
+        stop = min(start + operator.block_rows, operator.size)
+        rows_MN = operator.rows(start, stop).to(dtype)
+        alpha_NT, directions_SQ = state.moving_NT.to(dtype), state.directions_SQ.to(dtype)
+        kernel_MM = rows_MN[:, start:stop].clone()
+        kernel_MM.diagonal().add_(ridge)
+        features_MQ = rows_MN.index_select(1, subsample_S) @ directions_SQ
+        responses_MQ = features_MQ.clone()
+        here_S = (subsample_S >= start) & (subsample_S < stop)
+        responses_MQ[subsample_S[here_S] - start] += ridge * directions_SQ[here_S]
+        window = Window(
+            kernel_MM,
+            features_MQ,
+            responses_MQ,
+            # Measured: a few wide rows times a matrix take half the time of a matrix times a few tall columns.
+            (alpha_NT.T @ rows_MN.T).T + ridge * alpha_NT[start:stop],
+            system.rhs_NT[start:stop].to(dtype),
+            state.damping_Q.to(dtype).unsqueeze(1),
         )
-        alpha_NT, rhs_NT = state.alpha_NT.to(dtype, copy=True), system.rhs_NT.to(dtype)
-        random, size, block = self._random(1 + state.steps), operator.size, operator.block_rows
-        squares_T, batch_rows, seen = system.rhs_NT.new_zeros(rhs_NT.shape[1]), state.batch_rows, 0.0
-        for index in random.permutation(-(-size // block)).tolist():
-            start, stop = index * block, min((index + 1) * block, size)
-            block_MN = operator.rows(start, stop).to(dtype)
-            found_T, batch_rows = _descend(
-                preconditioner, alpha_NT, rhs_NT, block_MN, start, batch_rows, state.step_scale, random
-            )
-            squares_T += found_T
-            seen = float((squares_T.sqrt() / system.norms_T).max())
-            if not seen <= allowed:
-                break
-        steps = state.steps + 1
-        return replace(state, alpha_NT=alpha_NT.double(), steps=steps, batch_rows=batch_rows), seen
+        order_M = torch.from_numpy(random.permutation(stop - start))
+        batches = order_M.chunk(-(-len(order_M) // state.batch_rows))
+        found = descend(window, batches, state.step_scale, random)
+        moved_NT = state.moving_NT.clone()
+        moved_NT[start:stop] += found.changes_MT
+        moved_NT[subsample_S] += (directions_SQ @ found.back_QT).double()
+        return replace(
+            state,
+            moving_NT=moved_NT,
+            squares_T=state.squares_T + found.gradients_MT.double().square().sum(dim=0),
+            batch_rows=critical_batch(state.batch_rows, found.top, found.width, len(order_M)),
+            blocks_done=state.blocks_done + 1,
+        )
 
-    def _random(self, stream: int) -> np.random.Generator:
-        """Return the random numbers of the subsample (0) or of an epoch (1, 2, ...), whatever was drawn before."""
-        return np.random.default_rng([self._seed, stream])
+    def _random(self, *stream: int) -> np.random.Generator:
+        """Return the random numbers of the subsample (0), of an epoch or of one of its blocks, whatever came before."""
+        return np.random.default_rng([self._seed, *stream])
 
 
-def _descend(
-    preconditioner: Preconditioner,
-    alpha_NT: torch.Tensor,
-    rhs_NT: torch.Tensor,
-    block_MN: torch.Tensor,
-    start: int,
-    batch_rows: int,
-    step_scale: float,
-    random: np.random.Generator,
-) -> tuple[torch.Tensor, int]:
-    """Update the coefficients in place by the rows of a block, in batches in random order.
-
-    Returns:
-        Squared residuals of the rows as they were met, (T,) float64, and the critical batch size they suggest.
-    """
-    ridge, subsample_S = preconditioner.ridge, preconditioner.subsample_S
-    order_M = torch.from_numpy(random.permutation(len(block_MN)))
-    squares_T = torch.zeros(rhs_NT.shape[1], dtype=torch.float64)
-    tops = widths = 0.0
-    for batch_B in order_M.chunk(-(-len(block_MN) // batch_rows)):
-        at_B, rows_BN = start + batch_B, block_MN[batch_B]
-        gradient_BT = rows_BN @ alpha_NT + ridge * alpha_NT[at_B] - rhs_NT[at_B]
-        squares_T += gradient_BT.double().square().sum(dim=0)
-        features_BQ = preconditioner.features(rows_BN)
-        vector_B1 = torch.from_numpy(random.standard_normal((len(batch_B), 1))).to(alpha_NT.dtype)
-        top, width = preconditioner.scale(rows_BN[:, at_B], features_BQ, vector_B1)
-        tops, widths = tops + top, widths + width
-        if top > 0:
-            rate = step_scale * RELAXATION / top
-            alpha_NT[at_B] -= rate * gradient_BT
-            alpha_NT[subsample_S] += rate * preconditioner.correction(features_BQ, gradient_BT)
-    return squares_T, _critical_batch(batch_rows, tops, widths, len(block_MN))
-
-
-def _critical_batch(batch_rows: int, tops: float, widths: float, largest: int) -> int:
-    """Return the m at which the top eigenvalue, width + (m - 1) slope, is twice the width that it has for m = 1.
-
-    Smaller batches make no more progress per row, larger ones make less.
-    """
-    if not (tops > 0 and widths > 0):
-        return batch_rows
-    growth = (tops / widths - 1) / max(batch_rows - 1, 1)
-    return min(largest, int(1 / growth) + 1) if growth * largest > 1 else largest
+def _num_blocks(system: System) -> int:
+    return -(-system.size // system.operator.block_rows)
 
 
 def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:
@@ -229,7 +225,7 @@ def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:
 
 def _give_up(system: System, state: EigenProState, true: float) -> EigenProState:
     """Return the better one of the last and the best coefficients; zero if neither is better than zero."""
-    best = _true_residual(system, state.best_NT)
+    best = true if torch.equal(state.best_NT, state.alpha_NT) else _true_residual(system, state.best_NT)
     alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
     status: Status = "diverged" if state.step_scale < MIN_STEP_SCALE else "budget"
     if not true < 1:

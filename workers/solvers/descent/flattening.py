@@ -1,74 +1,77 @@
 """The EigenPro preconditioner: leading eigendirections, estimated on a subsample, are flattened to one level."""
 
-from dataclasses import dataclass
-from typing import final
-
+import numpy as np
 import torch
-
-POWER_ITERATIONS = 8
 
 MIN_LEVEL = 0.01
 """Directions are flattened at most down to this share of the largest diagonal entry, divided by the batch rows."""
 
+INDEFINITE = 1e-6
+"""An eigenvalue below minus this share of the largest one is no rounding error."""
 
-@final
-@dataclass(frozen=True, slots=True)
-class Preconditioner:
-    """P = I - sum_i damping_i e_i e_i^T K_s for the kernel k of K, whose ridge is a nugget on the diagonal."""
+KRYLOV_DEPTH = 3
+"""Products that leading eigenvectors are made of, unless a whole decomposition is about as cheap."""
 
-    subsample_S: torch.Tensor
-    """Positions of the Nystrom points."""
-    directions_SQ: torch.Tensor
-    """e_i: leading eigenvectors of their kernel matrix K_s."""
-    damping_Q1: torch.Tensor
-    """(1 - level / lambda_i) / sigma_i, for eigenvalues sigma_i of K_s and lambda_i = sigma_i / s + ridge / N."""
-    ridge: float
+OVERSAMPLING = 10
 
-    def features(self, rows_BN: torch.Tensor) -> torch.Tensor:
-        """Return the (B, q) eigenfunctions at the samples of some rows of K."""
-        return rows_BN[:, self.subsample_S] @ self.directions_SQ
 
-    def correction(self, features_BQ: torch.Tensor, gradient_BT: torch.Tensor) -> torch.Tensor:
-        """Return what a gradient step on a batch adds back to the (s, T) coefficients of the subsample."""
-        return self.directions_SQ @ (self.damping_Q1 * (features_BQ.T @ gradient_BT))
+def leading_pairs(
+    matrix_SS: torch.Tensor, num_pairs: int, random: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return about ``num_pairs`` largest eigenvalues of a symmetric matrix, descending, and their (S, Q) vectors.
 
-    def scale(self, matrix_BB: torch.Tensor, features_BQ: torch.Tensor, vector_B1: torch.Tensor) -> tuple[float, float]:
-        """Return the largest eigenvalue and the mean diagonal entry of a batch's preconditioned matrix.
+    They are Ritz pairs of a block Krylov space, O(S^2 Q): vectors are orthonormal to rounding and values never exceed
+    the true ones, which is all that flattening needs to be safe. Many pairs of a small matrix come from a whole
+    decomposition, O(S^3).
+    """
+    num_points = len(matrix_SS)
+    width = num_pairs + OVERSAMPLING
+    if (KRYLOV_DEPTH + 1) * width >= num_points:
+        eigenvalues_S, vectors_SS = (part.flip(-1) for part in torch.linalg.eigh(matrix_SS))
+        return eigenvalues_S[:num_pairs], vectors_SS[:, :num_pairs].contiguous()
+    basis_SW = torch.from_numpy(random.standard_normal((num_points, width)))
+    blocks = []
+    for _ in range(KRYLOV_DEPTH):
+        basis_SW = torch.linalg.qr(matrix_SS @ basis_SW).Q
+        blocks.append(basis_SW)
+    space_SW = torch.linalg.qr(torch.cat(blocks, dim=1)).Q
+    small_WW = space_SW.T @ (matrix_SS @ space_SW)
+    values_W, rotation_WW = (part.flip(-1) for part in torch.linalg.eigh((small_WW + small_WW.T) / 2))
+    return values_W[:num_pairs], space_SW @ rotation_WW[:, :num_pairs]
 
-        The eigenvalue is found by power iteration from a random vector, which never overestimates it. The diagonal is
-        that of the preconditioned kernel itself: taking one minus the leverage for it would assume that k(x, x) = 1.
-        """
-        flattened_B = features_BQ.square() @ self.damping_Q1.squeeze(1)
-        width = float((matrix_BB.diagonal() - flattened_B).mean()) + self.ridge
-        top = 0.0
-        for _ in range(POWER_ITERATIONS):
-            vector_B1 = vector_B1 / torch.linalg.vector_norm(vector_B1)
-            shrunk_B1 = features_BQ @ (self.damping_Q1 * (features_BQ.T @ vector_B1))
-            vector_B1 = matrix_BB @ vector_B1 + self.ridge * vector_B1 - shrunk_B1
-            top = float(torch.linalg.vector_norm(vector_B1))
-            if not top > 0:
-                break
-        return top, width
+
+def is_indefinite(matrix_SS: torch.Tensor, ridge: float, largest: float) -> bool:
+    """Return whether a symmetric matrix plus ridge I has an eigenvalue that is negative beyond rounding; O(S^3 / 3).
+
+    Args:
+        matrix_SS: The matrix; a principal sub-matrix of K proves what it says of K, by interlacing.
+        ridge: The lambda.
+        largest: The largest eigenvalue of the sum.
+    """
+    shifted_SS = matrix_SS.clone()
+    shifted_SS.diagonal().add_(ridge + INDEFINITE * abs(largest))
+    _, failed = torch.linalg.cholesky_ex(shifted_SS)
+    return largest <= 0 or bool(int(failed))
 
 
 def damping(
-    eigenvalues_S: torch.Tensor, *, top: int, ridge: float, size: int, bound: float, batch_rows: int
+    eigenvalues_Q: torch.Tensor, *, num_points: int, ridge: float, size: int, bound: float, batch_rows: int
 ) -> torch.Tensor:
-    """Return the damping of the directions to flatten, (q,) with q at most ``top`` and below s.
+    """Return (1 - level / lambda_i) / sigma_i of the directions to flatten: all given ones that are above the level.
 
-    The level is the first eigenvalue that is not flattened, but not so low that batches of ``batch_rows`` would stay
-    far from critical: a lower level slows the flattened directions down and gains nothing.
+    sigma_i are eigenvalues of the subsample's K_s, and lambda_i = sigma_i / s + ridge / N those of K / N that they
+    estimate. The level is the last of the given ones, which is not flattened, but not so low that batches of
+    ``batch_rows`` would stay far from critical: a lower level slows the flattened directions down and gains nothing.
 
     Args:
-        eigenvalues_S: Of K_s, descending.
-        top: The most directions to flatten.
+        eigenvalues_Q: sigma, descending.
+        num_points: s.
         ridge: The lambda of K + lambda I.
         size: N.
         bound: The largest diagonal entry of K + ridge I.
         batch_rows: The largest batch there can be.
     """
-    num_points = len(eigenvalues_S)
-    shares_S = eigenvalues_S.clamp(min=0) / num_points + ridge / size
-    level = max(float(shares_S[min(top, num_points - 1)]), MIN_LEVEL * bound / batch_rows)
-    num_top = int((shares_S[:top] > level).sum())
-    return (1 - level / shares_S[:num_top]) / eigenvalues_S[:num_top]
+    shares_Q = eigenvalues_Q.clamp(min=0) / num_points + ridge / size
+    level = max(float(shares_Q[-1]), MIN_LEVEL * bound / batch_rows)
+    num_top = int((shares_Q > level).sum())
+    return (1 - level / shares_Q[:num_top]) / eigenvalues_Q[:num_top]

@@ -1,0 +1,46 @@
+"""Solves that workers share: the driver hands out the parts of a step, then the step, until there is none left."""
+
+from ntkpipe.configs.errors import TaskFailedError
+from ntkpipe.configs.run import RunConfig
+from ntkpipe.pipeline.drive import Driver
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.solver_state import SolveProgress
+from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.workers.tasks import SOLVE_STAGE, SolvePartTask, SolveStepTask
+
+MAX_IDLE_ROUNDS = 3
+"""Rounds in a row that move nothing: parts that are gone as soon as they are stored, for example."""
+
+
+def shared_solutions(config: RunConfig) -> tuple[str, ...]:
+    """Return the solutions whose products are shared: there are several workers and the solver has parts."""
+    resources = config.resources
+    if not resources.share_solves or resources.executor == "serial" or resources.workers < 2:
+        return ()
+    return tuple(solve.name for solve in config.solve if solve.in_parts)
+
+
+def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) -> None:
+    """Take a shared solve to its last state; its task certifies and commits it.
+
+    Raises:
+        NtkPipeError: As for a stage.
+        TaskFailedError: Rounds move nothing.
+    """
+    if ledger.is_committed(SOLVE_STAGE, name):
+        return
+    idle_rounds, place = 0, -1
+    while True:
+        driver.run_shared([SolveStepTask(name)])
+        progress = SolveProgress.read(store, name)
+        if progress is not None and progress.finished:
+            return
+        moved = progress is not None and progress.place > place
+        idle_rounds = 0 if moved else idle_rounds + 1
+        if progress is None or idle_rounds > MAX_IDLE_ROUNDS:
+            raise TaskFailedError(
+                f"the shared solve {name!r} does not get on: what its workers store does not stay there. Check the store, "
+                "or set resources.share_solves=false."
+            )
+        place = progress.place
+        driver.run_shared(SolvePartTask(name, place, part) for part in range(progress.num_parts))

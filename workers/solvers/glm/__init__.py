@@ -1,0 +1,1 @@
+"""Solvers of generalised linear models: other losses than the square."""

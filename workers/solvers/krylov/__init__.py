@@ -1,0 +1,1 @@
+"""Solvers that take products of the whole matrix with a few vectors."""
