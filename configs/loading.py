@@ -71,7 +71,7 @@ def load_solve(kind: str, options: Mapping[str, Any]) -> SolveConfig:
         ConfigError: There is no such solver, or an option is not valid; the message names the nearest valid one.
     """
     if kind not in SECTIONS:
-        raise ConfigError(unknown_name("method", kind, ["auto", *SECTIONS]))
+        raise ConfigError(unknown_name("method", kind, SECTIONS))
     valid = SECTIONS[kind].model_fields.keys() - {"kind", "name", "kernel", "targets"}
     for option in options:
         if option not in valid:

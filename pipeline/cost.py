@@ -18,12 +18,14 @@ from ntkpipe.configs.analyses import (
 )
 from ntkpipe.configs.kernels.empirical import ACTIVATIONS, EmpiricalKernel, parse_kind
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.configs.solve.direct import CholeskySolve
 from ntkpipe.storage.grid import Block
 from ntkpipe.storage.records import Geometry
+from ntkpipe.workers.probing.solvers import run_problem
+from ntkpipe.workers.solvers.prediction import Machine, predict
 from ntkpipe.workers.tasks import (
     AnalysisTask,
     DeriveTask,
+    FactorTask,
     FeaturesTask,
     KernelTask,
     MomentsTask,
@@ -53,11 +55,14 @@ class Cost:
 class CostModel:
     """Prices the tasks of one run."""
 
-    def __init__(self, config: RunConfig, geometry: Geometry, *, num_parameters: int, forward_flops: int) -> None:
+    def __init__(
+        self, config: RunConfig, geometry: Geometry, *, num_parameters: int, forward_flops: int, sample_size: int
+    ) -> None:
         self._config = config
         self._geometry = geometry
         self._num_parameters = num_parameters
         self._forward_flops = forward_flops
+        self._sample_size = sample_size
         self._itemsize = 4 if geometry.dtype == "float32" else 8
 
     def price(self, task: Task) -> Cost:
@@ -71,6 +76,8 @@ class CostModel:
                 return self._kernel(task.block)
             case DeriveTask():
                 return self._derive(task.kernel, len(task.rows))
+            case FactorTask():
+                return self._factor(task)
             case SolveTask():
                 return self._solve(task.name)
             case SolveStepTask() | SolvePartTask():
@@ -149,24 +156,27 @@ class CostModel:
         flops = num_rows * num if size == 1 else num_rows * size**2
         return Cost(flops, num_rows * num * self._itemsize, 8 * num_rows * size)
 
+    def _factor(self, task: FactorTask) -> Cost:
+        factor = self._geometry.factor(task.name)
+        tile, itemsize = factor.tile_rows**2, 4 if factor.dtype == "float32" else 8
+        flops = (2 * task.column + 1) * tile * factor.tile_rows
+        num_read = (1 if task.row == task.column else 2) * task.column
+        return Cost(flops, tile * (num_read * itemsize + self._itemsize), tile * itemsize)
+
     def _solve(self, name: str) -> Cost:
         index = self._geometry.solutions.index(name)
         solve, num_targets = self._config.solve[index], self._geometry.solution_targets[index]
         train = self._geometry.train_split
         num = self._geometry.splits[train].num_samples
-        rows = [self._geometry.splits[r].num_samples for r, c in self._geometry.pairs if c == train]
+        rows = [self._geometry.splits[split].num_samples for split in self._geometry.predicted_splits(name)]
         predicting = Cost(
             sum(2 * m * num * num_targets for m in rows),
             sum(m * num * self._itemsize for m in rows),
             8 * num_targets * (num + sum(rows)),
         )
-        if isinstance(solve, CholeskySolve):
-            fitting = Cost(num**3 // 3 + 4 * num**2 * num_targets, num**2 * self._itemsize)
-        else:
-            per_epoch = 2 * num**2 * num_targets
-            size = min(solve.subsample, num)
-            fitting = Cost(solve.epochs * per_epoch + 9 * size**3, solve.epochs * 2 * num**2 * self._itemsize)
-        return predicting + fitting
+        machine = Machine(memory_bytes=float(self._config.resources.max_worker_bytes))
+        found = predict(solve, run_problem(solve, self._geometry, self._sample_size), machine)
+        return predicting + Cost(round(found.flops), round(found.bytes_read))
 
     def _analysis(self, name: str) -> Cost:
         analysis = next(item for item in self._config.analyses if item.name == name)

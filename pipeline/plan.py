@@ -7,6 +7,7 @@ from typing import final
 from ntkpipe.configs.errors import PlanError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.cost import Cost, CostModel
+from ntkpipe.storage.factor import FACTOR_PREFIX, factor_stages
 from ntkpipe.storage.features import DERIVE_PREFIX, FEATURES_STAGE, MOMENTS_STAGE, derive_stage
 from ntkpipe.storage.grid import blocks, num_blocks, num_chunks, shards
 from ntkpipe.storage.kernel import KERNEL_STAGE
@@ -18,6 +19,7 @@ from ntkpipe.workers.tasks import (
     SOLVE_STAGE,
     AnalysisTask,
     DeriveTask,
+    FactorTask,
     FeaturesTask,
     KernelTask,
     MomentsTask,
@@ -31,7 +33,8 @@ def stages(geometry: Geometry) -> tuple[str, ...]:
     levels = sorted({kernel.level for kernel in geometry.kernels if kernel.statistic_dim is not None})
     moments = (MOMENTS_STAGE,) if any(kernel.num_moments for kernel in geometry.kernels) else ()
     derive = tuple(derive_stage(level) for level in levels)
-    return (*moments, FEATURES_STAGE, KERNEL_STAGE, *derive, SOLVE_STAGE, ANALYZE_STAGE)
+    factors = factor_stages(max((factor.num_tiles for factor in geometry.factors), default=0))
+    return (*moments, FEATURES_STAGE, KERNEL_STAGE, *derive, *factors, SOLVE_STAGE, ANALYZE_STAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,22 @@ class Plan:
                 yield from (KernelTask(block) for block in found)
         elif stage == MOMENTS_STAGE:
             yield from (MomentsTask(kernel.name) for kernel in geometry.kernels if kernel.num_moments)
+        elif stage.startswith(FACTOR_PREFIX):
+            yield from self._factor_tasks(stage)
         elif stage.startswith(DERIVE_PREFIX):
             yield from self._derive_tasks(stage)
         elif stage == SOLVE_STAGE:
             yield from (SolveTask(solve.name) for solve in self.config.solve)
         else:
             yield from (AnalysisTask(analysis.name) for analysis in self.config.analyses)
+
+    def _factor_tasks(self, stage: str) -> Iterator[Task]:
+        for factor in self.geometry.factors:
+            column = int(stage.removeprefix(FACTOR_PREFIX).partition("-")[0])
+            for row in range(column, factor.num_tiles):
+                task = FactorTask(factor.name, row, column)
+                if task.stage == stage:
+                    yield task
 
     def _derive_tasks(self, stage: str) -> Iterator[Task]:
         geometry = self.geometry

@@ -18,7 +18,7 @@ from ntkpipe.pipeline.status import RunStatus, read_status
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array, ChunkStore
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.ledger import Ledger, read_npy
 from ntkpipe.storage.matrices import MatrixReader
 from ntkpipe.storage.records import KernelGeometry, Manifest, SolutionRecord
 from ntkpipe.storage.stores import AbstractStore, open_store
@@ -218,11 +218,21 @@ class Run:
         key = layout.solution_record(name)
         return SolutionRecord.parse(self._store.read(key), f"{self.url}/{key}")
 
+    def solution_extra(self, name: str, what: str) -> Array:
+        """Return something else that a solution's solver found, such as ``path_ridges``; its record lists what there is.
+
+        Raises:
+            NotFoundError: There is nothing of that name.
+        """
+        record = self.solution_record(name)
+        if what not in record.extras:
+            raise NotFoundError(f"{self.url}: {unknown_name(f'part of solution {name}', what, record.extras)}")
+        return read_npy(self._store.read(layout.solution_extra(name, what)))
+
     def predictions(self, name: str, split: str) -> Array:
         """Return the (M, T) predictions of a solution on a split."""
         self._require_solution(name)
-        predicted = [rows for rows, columns in self.manifest.geometry.pairs if columns == self.train_split]
-        self._check_name("split", split, predicted)
+        self._check_name("split", split, self.manifest.geometry.predicted_splits(name))
         return self._chunks.read(layout.prediction(name, split), (0, 0))
 
     def analysis(self, name: str, file: str = "summary.json") -> bytes:

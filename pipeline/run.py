@@ -50,7 +50,7 @@ def plan(config: Source, overrides: Sequence[str] = ()) -> tuple[Plan, Probe]:
     """
     checked = load_config(config, overrides)
     probe = probe_run(checked)
-    return _plan(checked, probe), probe
+    return _plan(probe), probe
 
 
 def run(
@@ -83,7 +83,7 @@ def run(
     if store.get(layout.MANIFEST) is not None:
         raise ConfigError(f"{store.url} holds a run already. Go on with `ntkpipe resume {store.url}`, or choose --out.")
     probe = probe_run(checked)
-    made = _plan(checked, probe)
+    made = _plan(probe)
     made.check_space(store)
     with EpochLock(store, checked.store.lease_seconds) as lock:
         manifest = _manifest(checked, probe)
@@ -113,7 +113,7 @@ def resume(url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progre
     probe = probe_run(config)
     _check_same(store, manifest, _manifest(config, probe))
     with EpochLock(store, config.store.lease_seconds) as lock:
-        _execute(store, _plan(config, probe), probe, lock, progress or Silent())
+        _execute(store, _plan(probe), probe, lock, progress or Silent())
     return open_run(store.url)
 
 
@@ -138,11 +138,15 @@ def verify(url: str | os.PathLike[str], *, repair: bool = False) -> Iterator[Che
             yield checked
 
 
-def _plan(config: RunConfig, probe: Probe) -> Plan:
+def _plan(probe: Probe) -> Plan:
     cost_model = CostModel(
-        config, probe.geometry, num_parameters=probe.num_parameters, forward_flops=probe.forward_flops
+        probe.config,
+        probe.geometry,
+        num_parameters=probe.num_parameters,
+        forward_flops=probe.forward_flops,
+        sample_size=probe.sample_size,
     )
-    return Plan(config, probe.geometry, cost_model)
+    return Plan(probe.config, probe.geometry, cost_model)
 
 
 def _manifest(config: RunConfig, probe: Probe) -> Manifest:
@@ -242,6 +246,7 @@ def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
         modules=probe.model.watched if probe.model is not None else {},
         fingerprints=probe.fingerprints,
         passes=probe.passes,
+        choices={name: choice.why for name, choice in probe.solvers.items() if choice.why},
         threads=threads,
         import_path=(os.getcwd(), *(folder for folder in sys.path if folder)),
     )

@@ -1,6 +1,7 @@
 """How far a run is: counted from its receipts, never from a scheduler's memory."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,9 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import Claim, current_epoch, liveness, read_claim
 from ntkpipe.storage.records import Failure, Manifest
+from ntkpipe.storage.solver_state import SolveProgress
 from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.workers.tasks import SOLVE_STAGE
 
 State = Literal["finished", "running", "interrupted"]
 
@@ -39,6 +42,8 @@ class RunStatus:
     """Who is working on it now."""
     silent_seconds: float | None
     """Since the owner's last sign of life."""
+    solves: dict[str, str]
+    """How far the solvers of unfinished solutions are."""
     failures: tuple[str, ...]
     """What ended earlier attempts of tasks that are not finished yet."""
 
@@ -62,8 +67,16 @@ def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
         epoch=epoch,
         owner=f"process {claim.process} on {claim.host}" if claim is not None and alive else None,
         silent_seconds=time.time() - claim.alive_at if claim is not None and alive else None,
+        solves={} if finished else dict(_open_solves(store, manifest, committed[SOLVE_STAGE])),
         failures=tuple(_open_failures(store, committed)),
     )
+
+
+def _open_solves(store: AbstractStore, manifest: Manifest, committed: frozenset[str]) -> Iterator[tuple[str, str]]:
+    for name in manifest.geometry.solutions:
+        progress = None if name in committed else SolveProgress.read(store, name)
+        if progress is not None:
+            yield name, progress.text
 
 
 def _may_be_alive(claim: Claim) -> bool:

@@ -13,12 +13,14 @@
              kernel/<kernel>/<rows>-<cols>  (N, M); lower-triangle blocks when it is symmetric
              component/<kernel>/<rows>-<cols>  (G, N, M), summing to the kernel
              statistic/<kernel>/<split>     (N, S) of a derived kernel: means, or coordinates in a posterior
+             factor/<name>                  (N, N) lower triangular Cholesky factor, in tiles
              solution/<name>                (N, T) coefficients
              prediction/<name>/<split>      (M, T) kernel times coefficients
                                             outputs, moments, features, diagonals, kernels and components of a model
                                             with several members have them as their first axis
          /receipts/<stage>/<task>.json      the commit of a task, written once
          /failed/<stage>/<task>-<n>.json    what went wrong with an attempt
+         /factors/<name>.json               where a factorisation met a negative pivot, if it did
          /solutions/<name>.json             residuals and statistics of a solution
          /solutions/<name>/<what>.npy       what else its solver found, such as a ridge path
          /solver/<name>/                    where an unfinished solver is; deleted when the solution is committed
@@ -78,6 +80,16 @@ def kernel(name: str, pair: str) -> str:
 def component(name: str, pair: str) -> str:
     """Return the array of a kernel matrix's components per parameter."""
     return f"component/{name}/{pair}"
+
+
+def factor(name: str) -> str:
+    """Return the array of a solution's Cholesky factor."""
+    return f"factor/{name}"
+
+
+def factor_failure(name: str) -> str:
+    """Return the object that says that a matrix is not positive definite."""
+    return f"factors/{name}.json"
 
 
 def solution(name: str) -> str:

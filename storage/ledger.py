@@ -80,6 +80,12 @@ def npy_bytes(values: Array) -> bytes:
     return buffer.getvalue()
 
 
+def read_npy(data: bytes) -> Array:
+    """Return the array of an ``.npy`` file's content."""
+    values: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    return values
+
+
 def object_checksum(data: bytes) -> str:
     """Return crc32c of an object's bytes, in hexadecimal."""
     return f"{google_crc32c.value(data):08x}"

@@ -119,6 +119,10 @@ class SolutionRecord(Record):
     """Why this solver, where the choice was left to ntkpipe."""
     stats: dict[str, float]
     """Steps, passes over the matrix, bytes read, condition number; what is not known is left out."""
+    classes: bool = False
+    """Whether the targets are one-hot classes."""
+    losses: dict[str, float] = Field(default_factory=dict)
+    """By split with labels: the share of wrong classes, or the mean square error of real targets."""
     extras: tuple[str, ...] = ()
     """What else is stored beside it, such as a ridge path."""
 
@@ -179,6 +183,22 @@ class KernelGeometry(Record):
         return (self.name,)
 
 
+class FactorGeometry(Record):
+    """The shape of a stored Cholesky factor."""
+
+    name: str
+    """Of the solution."""
+    size: int
+    """N."""
+    tile_rows: int
+    dtype: Literal["float32", "float64"]
+
+    @property
+    def num_tiles(self) -> int:
+        """In a column."""
+        return -(-self.size // self.tile_rows)
+
+
 class Geometry(Record):
     """Everything that determines the arrays of a run."""
 
@@ -190,6 +210,8 @@ class Geometry(Record):
     solutions: tuple[str, ...]
     solution_targets: tuple[int, ...]
     """T of each solution."""
+    factors: tuple[FactorGeometry, ...] = ()
+    """Of solutions that store a factor."""
     solution_splits: tuple[tuple[str, ...], ...] = ()
     """Of each solution, the splits on which it predicts."""
     num_outputs: int
@@ -209,6 +231,10 @@ class Geometry(Record):
         name, _, member = reference.partition("@")
         kernel = self.kernel(name)
         return kernel, kernel.members.index(member) if member else None
+
+    def factor(self, solution: str) -> FactorGeometry:
+        """Return the geometry of a solution's factor, which must exist."""
+        return next(factor for factor in self.factors if factor.name == solution)
 
     def predicted_splits(self, solution: str) -> tuple[str, ...]:
         """Return the splits on which a solution predicts; the name must be known."""

@@ -29,6 +29,10 @@ def array_specs(geometry: Geometry) -> Iterator[ArraySpec]:
         yield from _sample_specs(geometry, kernel)
         if kernel.derived is None:
             yield from _matrix_specs(geometry, kernel)
+    for factor in geometry.factors:
+        size, tile = (factor.size, factor.size), (factor.tile_rows, factor.tile_rows)
+        dimensions = (f"{factor.name}_factor_row", f"{factor.name}_factor_column")
+        yield ArraySpec(layout.factor(factor.name), size, tile, factor.dtype, dimensions)
     for name, num_targets in zip(geometry.solutions, geometry.solution_targets, strict=True):
         yield from _solution_specs(geometry, name, num_targets)
 
@@ -112,5 +116,7 @@ def stored_bytes(geometry: Geometry) -> int:
             rows, columns = names[1].split("-")
             sizes = (geometry.splits[split].num_samples for split in (rows, columns))
             counts[-2:] = [num_blocks(rows, next(sizes), columns, next(sizes), geometry.block_rows), 1]
+        elif kind == "factor":
+            counts = [counts[0] * (counts[0] + 1) // 2]
         total += math.prod(counts) * spec.chunk_bytes
     return total

@@ -31,14 +31,8 @@ class SolveProgress(Record):
     """Of the step after it; 0 for a solver whose steps have none."""
     finished: bool
     """Whether there is no step after it."""
-    steps: int
-    passes: float
-    seconds: float
-    """Spent so far."""
-    residual: float | None = None
-    """The largest relative residual as the solver believes; not certified."""
-    predicted_seconds: float | None = None
-    """That the whole solve will take, as the steps so far suggest."""
+    text: str
+    """In words: steps, passes, what is left, time."""
 
     @classmethod
     def read(cls, store: AbstractStore, name: str) -> Self | None:

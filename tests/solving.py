@@ -2,6 +2,7 @@
 
 import torch
 
+import ntkpipe
 from ntkpipe.configs.loading import load_solve
 from ntkpipe.workers.solvers.loop import AbstractCheckpoint, Position
 from ntkpipe.workers.solvers.registry import make_solver
@@ -64,3 +65,10 @@ class MemoryCheckpoint(AbstractCheckpoint):
         arrays = {name: array.copy() for name, array in arrays.items()}
         loop = {name: getattr(position, name) for name in Position.__slots__ if name != "state"}
         return Position(join_state(state_type, arrays, dict(values)), **loop)
+
+
+def points(num, seed):
+    """A split of a run: three classes of points."""
+    inputs = torch.randn(num, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    labels = (inputs[:, 0] > 0).long() + (inputs[:, 1].abs() > 1).long()
+    return ntkpipe.Samples(inputs=inputs, labels=labels)

@@ -19,10 +19,8 @@ from ntkpipe.workers.operators.features import FeatureOperator
 from ntkpipe.workers.operators.rectangle import AbstractMap, FeatureProduct
 from ntkpipe.workers.operators.stored import StoredFeatures, StoredRectangle
 from ntkpipe.workers.run_kernels import RunKernels
+from ntkpipe.workers.solvers.prediction import CACHE_BYTES
 from ntkpipe.workers.sources.model import DTYPES
-
-CACHE_BYTES = 2 * 2**30
-"""Decoded tiles, or features, up to this size are read from storage once, however many passes a solver takes."""
 
 FEATURE_BLOCK_ROWS = 4096
 """Large enough for products to run at full speed."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.storage.factor import factor_stage, factor_task
 from ntkpipe.storage.features import FEATURES_STAGE, MOMENTS_STAGE, derive_stage, derive_task
 from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.kernel import KERNEL_STAGE
@@ -75,6 +76,26 @@ class DeriveTask:
 
 
 @dataclass(frozen=True, slots=True)
+class FactorTask:
+    """One tile of a Cholesky factor."""
+
+    name: str
+    """Of the solution."""
+    row: int
+    column: int
+
+    @property
+    def stage(self) -> str:
+        """A tile needs those of all columns before its own, and the diagonal one of its own."""
+        return factor_stage(self.row, self.column)
+
+    @property
+    def id(self) -> str:
+        """Unique within the stage."""
+        return factor_task(self.name, self.row, self.column)
+
+
+@dataclass(frozen=True, slots=True)
 class SolveTask:
     """One linear system and its predictions on every split with a kernel to the training split."""
 
@@ -135,7 +156,7 @@ class AnalysisTask:
 SharedSolveTask = SolveStepTask | SolvePartTask
 """Without a receipt."""
 
-Task = MomentsTask | FeaturesTask | KernelTask | DeriveTask | SolveTask | SharedSolveTask | AnalysisTask
+Task = MomentsTask | FeaturesTask | KernelTask | DeriveTask | FactorTask | SolveTask | SharedSolveTask | AnalysisTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +179,8 @@ class WorkerSpec:
     """Digests of what was planned for; those of files that kernels are defined by are named ``FIELD.KERNEL``."""
     passes: PassPlan
     """How batches are cut to stay within the memory of a worker."""
+    choices: dict[str, str]
+    """Of solutions whose solver ntkpipe chose: why this one."""
     threads: int | None
     """CPU threads of the worker; None leaves PyTorch's choice."""
     import_path: tuple[str, ...] = ()

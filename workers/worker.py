@@ -11,10 +11,11 @@ import torch
 
 from ntkpipe.configs.errors import NtkPipeError
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.stages import analyze, derive, features, kernel, moments, shared_solve, solve
+from ntkpipe.workers.stages import analyze, derive, factor, features, kernel, moments, shared_solve, solve
 from ntkpipe.workers.tasks import (
     AnalysisTask,
     DeriveTask,
+    FactorTask,
     FeaturesTask,
     KernelTask,
     MomentsTask,
@@ -56,6 +57,8 @@ class Worker:
                 written = features.compute(self._context, task)
             case KernelTask():
                 written = kernel.compute(self._context, task)
+            case FactorTask():
+                written = factor.compute(self._context, task)
             case SolveTask():
                 written = solve.compute(self._context, task)
             case SolveStepTask():

@@ -13,7 +13,7 @@ class EarlyStopping(Section):
 
     split: str
     """The samples that are held out; must have labels. The loss is the share of wrong classes for one-hot targets, and
-    the mean square for real ones."""
+    the mean square of the errors for real ones, of every target as a share of its own mean square."""
     patience: int = Field(2, ge=1)
     """Steps without a smaller loss after which the solve ends."""
 

@@ -22,6 +22,8 @@ class GramSolve(SolveBase):
 
     needs: ClassVar[Literal["kernel", "features", "tiles"]] = "features"
 
+    in_parts: ClassVar[bool] = True
+
     kind: Literal["gram"] = "gram"
     ridges: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
     """A path of ridges to report on, in the units of ``ridge``; they cost an eigendecomposition altogether."""
@@ -30,7 +32,7 @@ class GramSolve(SolveBase):
     place of ``ridge``."""
     leave_one_out: bool = False
     """Report exact leave-one-out errors and predictions even where nothing is selected by them; one more pass."""
-    tolerance: float = Field(1e-8, gt=0)
+    tolerance: float = Field(1e-6, gt=0)
     """The true relative residual of every target up to which the solution is refined."""
     max_refinements: int = Field(10, ge=0)
     """The largest number of refinements; each is a pass over the features."""

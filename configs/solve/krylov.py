@@ -1,6 +1,6 @@
 """Solvers that multiply the whole matrix with a few vectors at a time."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from ntkpipe.configs.solve.base import IterativeSolve
 
 class PCGSolve(IterativeSolve):
     """Conjugate gradients with a damped low-rank preconditioner; all targets, and all ridges, share every product."""
+
+    in_parts: ClassVar[bool] = True
 
     kind: Literal["pcg"] = "pcg"
     tolerance: float = Field(1e-6, gt=0)

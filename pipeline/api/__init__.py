@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ntkpipe.pipeline.run import resume as resume
     from ntkpipe.pipeline.run import run as run
     from ntkpipe.pipeline.run import verify as verify
+    from ntkpipe.workers.estimators.classifier import KernelClassifier as KernelClassifier
+    from ntkpipe.workers.estimators.regressor import KernelRegressor as KernelRegressor
     from ntkpipe.workers.kernels.formulas import closed_form as closed_form
     from ntkpipe.workers.kernels.formulas import closed_form_operator as closed_form_operator
     from ntkpipe.workers.kernels.formulas import random_features as random_features
@@ -25,14 +27,18 @@ if TYPE_CHECKING:
     from ntkpipe.workers.kernels.scale_mixture import scale_mixture_posterior as scale_mixture_posterior
     from ntkpipe.workers.solvers.solution import Solution as Solution
     from ntkpipe.workers.solvers.solve import solve as solve
+    from ntkpipe.workers.solvers.validation import Validation as Validation
     from ntkpipe.workers.sources.samples import Samples as Samples
 
 _HOMES = {
+    "KernelClassifier": "ntkpipe.workers.estimators.classifier",
+    "KernelRegressor": "ntkpipe.workers.estimators.regressor",
     "Projection": "ntkpipe.configs.projection",
     "Run": "ntkpipe.pipeline.query",
     "RunConfig": "ntkpipe.configs.run",
     "Samples": "ntkpipe.workers.sources.samples",
     "Solution": "ntkpipe.workers.solvers.solution",
+    "Validation": "ntkpipe.workers.solvers.validation",
     "closed_form": "ntkpipe.workers.kernels.formulas",
     "closed_form_operator": "ntkpipe.workers.kernels.formulas",
     "features": "ntkpipe.workers.kernels.library",

@@ -42,6 +42,8 @@ def status(url: Url, as_json: Annotated[bool, typer.Option("--json", help="Print
     for stage in found.stages:
         table.add_row(stage.stage, f"{stage.done:,}", f"{stage.total:,}")
     console.print(table)
+    for name, text in found.solves.items():
+        _say(console, f"solution {name}: {text}")
     for failure in found.failures:
         _say(console, f"failed: {failure}")
     if found.state == "interrupted":

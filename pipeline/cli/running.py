@@ -15,6 +15,7 @@ from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
 from ntkpipe.storage.records import KernelGeometry
 from ntkpipe.storage.verify import Finding
+from ntkpipe.workers.solvers.choice import duration
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. resources.workers=4.")
@@ -83,6 +84,8 @@ def plan(
         _line(console, f"split {name}", f"{split.num_samples:,} samples, labels: {split.labels}")
     for kernel in made.geometry.kernels:
         _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {_described(made.config, kernel)}")
+    for name, choice in probe.solvers.items():
+        _print_solver(console, name, choice)
     _line(console, "storage", decimal(stored_bytes(made.geometry)))
     resources, passes = made.config.resources, probe.passes
     workers = "in this process" if resources.executor == "serial" else f"{resources.workers} Ray workers"
@@ -156,6 +159,18 @@ def _described(config: RunConfig, kernel: KernelGeometry) -> str:
     if projection.kind == "auto":
         text += "; chosen by auto: as accurate as dense signs, in the faster of two ways for each parameter"
     return text
+
+
+def _print_solver(console: Console, name: str, choice: Any) -> None:
+    """Say what a solution is found with, and what was weighed where ntkpipe chose."""
+    _line(console, f"solution {name}", choice.why or f"{choice.section.kind}, as configured")
+    for candidate in choice.candidates:
+        _line(
+            console,
+            f"  {candidate.kind}",
+            f"{duration(candidate.seconds)}, {candidate.passes:.1f} passes, {decimal(int(candidate.bytes_read))} read, "
+            f"{decimal(int(candidate.memory_bytes))} of memory",
+        )
 
 
 def _print_coverage(console: Console, probe: Any, *, explain: bool) -> None:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ntkpipe.configs.analyses import FidelityAnalysis
 from ntkpipe.pipeline.query import Run
+from ntkpipe.storage.records import SolutionRecord
 
 
 def print_summary(console: Console, run: Run, seconds: float) -> None:
@@ -34,10 +35,12 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
 
 
 def _print_solutions(console: Console, run: Run) -> None:
-    table = Table("solution", "kernel", "method", "status", "largest residual", "ridge", "jitter")
-    for column in table.columns[:2]:
-        column.overflow = "fold"
     records = [run.solution_record(name) for name in run.manifest.geometry.solutions]
+    splits = list(dict.fromkeys(split for record in records for split in record.losses if split != run.train_split))
+    losses = [f"{split} error" for split in splits]
+    table = Table("solution", "kernel", "method", "status", "largest residual", "ridge", *losses)
+    for column in table.columns[:3]:
+        column.overflow = "fold"
     for record in records:
         residual = f"{max(record.residuals):.1e}"
         table.add_row(
@@ -47,12 +50,23 @@ def _print_solutions(console: Console, run: Run) -> None:
             record.status,
             residual,
             f"{record.ridge:.3g}",
-            f"{record.jitter:.3g}",
+            *(_loss(record, split) for split in splits),
         )
     console.print(table)
     for record in records:
+        if record.chosen:
+            _say(console, f"{record.name}: {record.chosen}.")
         if record.status != "converged":
             _say(console, f"Note: {record.name} stopped without converging (status: {record.status}).")
+        if record.jitter:
+            _say(console, f"Note: {record.name} needed a jitter of {record.jitter:.3g} on the diagonal.")
+
+
+def _loss(record: SolutionRecord, split: str) -> str:
+    loss = record.losses.get(split)
+    if loss is None:
+        return ""
+    return f"{100 * loss:.2f} %" if record.classes else f"{loss:.3g}"
 
 
 def _print_fidelity(console: Console, run: Run, analysis: FidelityAnalysis) -> None:

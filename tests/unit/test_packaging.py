@@ -26,7 +26,7 @@ HOMES = {
     "rich": ("pipeline/cli/",),
     "matplotlib": ("workers/analyses/",),
     "scipy": ("workers/analyses/",),
-    "sklearn": ("workers/examples/digits.py",),
+    "sklearn": ("workers/examples/digits.py", "workers/estimators/"),
     "numpy": ("storage/", "workers/", "pipeline/"),
 }
 """Every library outside the standard one, and where it may be imported."""
@@ -97,11 +97,14 @@ def test_the_public_surface_is_as_documented():
     import ntkpipe
 
     assert ntkpipe.__all__ == [
+        "KernelClassifier",
+        "KernelRegressor",
         "Projection",
         "Run",
         "RunConfig",
         "Samples",
         "Solution",
+        "Validation",
         "__version__",
         "closed_form",
         "closed_form_operator",
@@ -141,10 +144,12 @@ def test_seams_their_configurations_and_their_registries_agree():
     from ntkpipe.configs.analyses import AnalysisConfig
     from ntkpipe.configs.kernels.empirical import NUMBERED, KernelName
     from ntkpipe.configs.projection import Projection, ResolvedKind
-    from ntkpipe.configs.solve.union import SolveConfig
+    from ntkpipe.configs.solve.union import SECTIONS, SolveConfig
     from ntkpipe.workers.analyses.registry import make_analysis
     from ntkpipe.workers.kernels.definitions import kernel_definition
     from ntkpipe.workers.projections.registry import make_projection
+    from ntkpipe.workers.solvers.base import AbstractPartitionedSolver
+    from ntkpipe.workers.solvers.prediction import Machine, Problem, predict
     from ntkpipe.workers.solvers.registry import make_solver
 
     names = get_args(KernelName)
@@ -153,9 +158,15 @@ def test_seams_their_configurations_and_their_registries_agree():
     for kind in {*get_args(ResolvedKind), "auto"}:
         if kind != "none":
             assert make_projection(Projection(kind=kind)).fingerprint()
-    for section in get_args(get_args(SolveConfig)[0]):
-        solver = make_solver(section(name="a", kernel="b"))
-        assert solver.method == section.model_fields["kind"].default
+    sections = get_args(get_args(SolveConfig)[0])
+    assert {section.model_fields["kind"].default: section for section in sections} == SECTIONS
+    for kind, section in SECTIONS.items():
+        if kind != "auto" and section.needs != "tiles":
+            solver = make_solver(section(name="a", kernel="b"))
+            assert solver.method == kind
+            assert section.in_parts == isinstance(solver, AbstractPartitionedSolver)
+    for kind in set(SECTIONS) - {"auto"}:
+        assert predict(SECTIONS[kind](name="a", kernel="b"), Problem(100, 3), Machine(1e9)).kind == kind
     for section in get_args(get_args(AnalysisConfig)[0]):
         assert make_analysis(section.model_validate({"kernel": "k"} if "kernel" in section.model_fields else {}))
 

@@ -14,10 +14,7 @@ from ntkpipe.workers.kernels.closed_form.registry import make_closed_form
 from ntkpipe.workers.kernels.closed_form.tiles import FormulaTiles
 from ntkpipe.workers.kernels.random_features.registry import make_random_features
 from ntkpipe.workers.operators.blocked import BlockedOperator
-
-FORMULA_FLOPS = 15.0
-"""Of an entry beside an inner product of two samples: what a distance, a root and an exponential cost. Recursions over
-layers cost more; only predictions depend on it."""
+from ntkpipe.workers.solvers.prediction import FORMULA_FLOPS
 
 
 def closed_form(name: str, x: torch.Tensor, x2: torch.Tensor | None = None, **options: Any) -> torch.Tensor:

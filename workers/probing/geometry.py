@@ -7,8 +7,9 @@ from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.kernels.matrices import MatrixTraits, parents_of
 from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.solve.tiled import TileCholeskySolve
 from ntkpipe.configs.solve.union import SolveConfig
-from ntkpipe.storage.records import Geometry, KernelGeometry, SplitGeometry
+from ntkpipe.storage.records import FactorGeometry, Geometry, KernelGeometry, SplitGeometry
 from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.kernels.random_features.registry import make_random_features
 from ntkpipe.workers.kernels.views import penultimate
@@ -48,6 +49,19 @@ def plan_geometry(config: RunConfig, splits: dict[str, SplitSource], model: Prob
         block_rows=config.store.block_rows,
         dtype=config.store.dtype,
     )
+
+
+def with_factors(config: RunConfig, geometry: Geometry) -> Geometry:
+    """Return the geometry with the factors that solutions store; their tiles are whole blocks of the kernel."""
+    factors = []
+    for solve in config.solve:
+        if isinstance(solve, TileCholeskySolve):
+            width = geometry.matrix(solve.kernel)[0].width
+            size = geometry.splits[geometry.train_split].num_samples * width
+            block = geometry.block_rows * width
+            tile_rows = min(size, -(-solve.tile_rows // block) * block)
+            factors.append(FactorGeometry(name=solve.name, size=size, tile_rows=tile_rows, dtype=solve.precision))
+    return geometry.model_copy(update={"factors": tuple(factors)})
 
 
 def _check_features(config: RunConfig, kernels: tuple[KernelGeometry, ...]) -> None:

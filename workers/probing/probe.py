@@ -15,9 +15,11 @@ from ntkpipe.workers.passes import PassPlan, WorkerMemory
 from ntkpipe.workers.probing.budget import plan_memory
 from ntkpipe.workers.probing.checks import check_analyses, check_formulas, check_kernels
 from ntkpipe.workers.probing.explain import Choice, exact_choices, projected_choices
-from ntkpipe.workers.probing.geometry import plan_geometry
+from ntkpipe.workers.probing.geometry import plan_geometry, with_factors
 from ntkpipe.workers.probing.models import ProbedModel, probe_model
+from ntkpipe.workers.probing.solvers import choose_solvers
 from ntkpipe.workers.projections.registry import make_projection
+from ntkpipe.workers.solvers.choice import Choice as SolverChoice
 from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES
 
@@ -26,6 +28,8 @@ from ntkpipe.workers.sources.model import DTYPES
 class Probe:
     """What is known of a run before its first task."""
 
+    config: RunConfig
+    """With the solvers that were chosen in place of ``auto``."""
     geometry: Geometry
     model: ProbedModel | None
     """None for a run without a model."""
@@ -38,6 +42,10 @@ class Probe:
     """Predicted peak of a worker."""
     choices: dict[str, dict[str, Choice]]
     """Per kernel and parameter name, how it is computed and why."""
+    solvers: dict[str, SolverChoice]
+    """Per solution, what it is found with and why."""
+    sample_size: int
+    """Numbers in a sample."""
     splits: dict[str, SplitSource]
     projected: frozenset[str]
     """Kernels that are estimated from random features."""
@@ -86,10 +94,14 @@ def probe_run(config: RunConfig) -> Probe:
             projected.add(kernel.label)
             fingerprints[f"projection.{kernel.label}"] = make_projection(projection).fingerprint()
     geometry = plan_geometry(config, splits, model)
+    solvers = choose_solvers(config, geometry, inputs[0].numel())
+    config = config.model_copy(update={"solve": tuple(choice.section for choice in solvers.values())})
+    geometry = with_factors(config, geometry)
     check_kernels(config, geometry.num_outputs, splits)
     check_analyses(config, geometry, splits, tuple(inputs.shape[1:]))
     passes, memory = plan_memory(config, geometry, model, inputs)
     return Probe(
+        config=config,
         geometry=geometry,
         model=model,
         fingerprints=fingerprints,
@@ -97,6 +109,8 @@ def probe_run(config: RunConfig) -> Probe:
         passes=passes,
         memory=memory,
         choices=_choices(config, geometry, model, passes) if model is not None else {},
+        solvers=solvers,
+        sample_size=inputs[0].numel(),
         splits=splits,
         projected=frozenset(projected),
     )

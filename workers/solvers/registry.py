@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.workers.solvers.base import AbstractSolver
 
@@ -13,12 +14,25 @@ HOMES = {
     "gauss-seidel": "descent.gauss_seidel:GaussSeidelSolver",
     "askotch": "descent.askotch:ASkotchSolver",
     "logistic": "glm.logistic:LogisticSolver",
+    "gram": "direct.gram:GramSolver",
+    "filter": "spectral.filtering:FilterSolver",
+    "falkon": "centres.falkon:FalkonSolver",
+    "eigenpro3": "centres.eigenpro:CentreEigenProSolver",
+    "eigenpro4": "centres.eigenpro:CentreEigenProSolver",
 }
 """Module and class by kind; a class takes its section."""
 
 
 def make_solver(config: SolveConfig) -> AbstractSolver[Any]:
-    """Return the solver of a configuration."""
+    """Return the solver of a configuration.
+
+    Raises:
+        ConfigError: It works on tiles that only a run stores.
+    """
+    if config.needs == "tiles":
+        raise ConfigError(
+            f"{config.kind} works on tiles that a run stores: name it under `solve` of a run, or use cholesky or pcg."
+        )
     module, _, name = HOMES[config.kind].partition(":")
     solver: AbstractSolver[Any] = getattr(importlib.import_module(f"ntkpipe.workers.solvers.{module}"), name)(config)
     return solver

@@ -21,6 +21,9 @@ from ntkpipe.workers.solvers.system import System, make_system
 LINEAR = frozenset({"weights"})
 """Extras, (..., T), that a solver finds in the units of its right-hand sides; those of a correction are dropped."""
 
+COEFFICIENTS = frozenset({"path_alpha"})
+"""Extras, (..., N, T), that are coefficients like alpha."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,10 @@ class Scaling:
         )
         # Those of a correction say nothing about what was asked.
         kept = {name: value for name, value in solution.extras.items() if self.start_NT is None or name not in LINEAR}
-        extras = {name: torch.ldexp(value, self.exponents_T) if name in LINEAR else value for name, value in kept.items()}
+        extras = {
+            name: torch.ldexp(value, self.exponents_T) if name in LINEAR else value for name, value in kept.items()
+        }
+        extras |= {name: self.alpha(extras[name]) for name in COEFFICIENTS & extras.keys()}
         return replace(solution, alpha=alpha_NT, fitted=fitted_NT, certificate=certificate, extras=extras)
 
 

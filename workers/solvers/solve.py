@@ -1,5 +1,6 @@
 """Solving kernel systems: the library function, and what it shares with runs."""
 
+import os
 from collections.abc import Callable
 from typing import Any, Literal, final
 
@@ -7,21 +8,22 @@ import torch
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_solve
+from ntkpipe.configs.solve.auto import AutoSolve
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.operators.dense import DenseOperator
 from ntkpipe.workers.operators.features import FeatureOperator
 from ntkpipe.workers.solvers.arrays import Matrix, as_columns, as_tensor
 from ntkpipe.workers.solvers.base import AbstractSolver
+from ntkpipe.workers.solvers.choice import choose
 from ntkpipe.workers.solvers.loop import CHECKPOINT_SECONDS, AbstractCheckpoint, EarlyStopping, Position, SolveLoop
+from ntkpipe.workers.solvers.prediction import Machine, Problem
 from ntkpipe.workers.solvers.registry import make_solver
 from ntkpipe.workers.solvers.scaling import Scaling, checked_weights
 from ntkpipe.workers.solvers.solution import Solution
 from ntkpipe.workers.solvers.validation import Validation
+from ntkpipe.workers.solvers.watcher import Watcher
 
 RidgeScale = Literal["absolute", "mean-diagonal"]
-
-CHOLESKY_LIMIT = 20_000
-"""Up to this N a factorisation is the fastest and surest way."""
 
 
 def solve(
@@ -34,6 +36,7 @@ def solve(
     sample_weights: Matrix | None = None,
     warm_start: Matrix | None = None,
     validation: Validation | None = None,
+    report: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Solution:
     """Solve (K + ridge I) alpha = y.
@@ -42,7 +45,8 @@ def solve(
         kernel: (N, N) kernel matrix, an operator, or (N, K) features whose Gram matrix is the kernel; a matrix that is
             square is taken for a kernel matrix, so pass ``FeatureOperator(features)`` if K may equal N.
         y: (N,) or (N, T) targets.
-        method: ``auto``, or the kind of a solver; ``ntkpipe schema`` lists them with their options.
+        method: ``auto``, the one that is predicted to be quickest among those that fit half of the memory, or the kind
+            of a solver; ``ntkpipe schema`` lists them with their options.
         ridge: The lambda, at least 0.
         ridge_scale: ``mean-diagonal`` multiplies it by tr(K)/N, or the weighted mean where samples have weights.
         sample_weights: (N,) weights of the squared errors, at least 0; (K + ridge W^-1) alpha = y is solved instead. A
@@ -50,6 +54,8 @@ def solve(
         warm_start: (N,) or (N, T) coefficients to start from; a target for which they are worse than zero starts from
             zero.
         validation: Samples that are held out, on which the solve may be stopped early.
+        report: Is told which solver was chosen and why, and every few seconds how far it is and how long it will take;
+            ``print`` will do.
         options: Further settings of the method, such as ``epochs``.
 
     Returns:
@@ -58,24 +64,37 @@ def solve(
 
     Raises:
         ConfigError: Shapes, the method or an option are not valid.
+        PlanError: ``auto`` finds no solver that fits the memory.
         NumericalError: The kernel or the targets hold NaN or infinity, or the matrix is not symmetric.
     """
     operator = kernel if isinstance(kernel, AbstractOperator) else _operator(as_tensor("kernel", kernel))
     targets_NT = as_columns("y", y)
-    if method == "auto":
-        method = "cholesky" if operator.size <= CHOLESKY_LIMIT else "eigenpro2"
     weights_N = None
     if sample_weights is not None:
         weights_N = checked_weights(as_tensor("sample_weights", sample_weights), operator.size)
-    section = load_solve(method, {"ridge": ridge, "ridge_scale": ridge_scale, **options})
+    asked = load_solve(method, {"ridge": ridge, "ridge_scale": ridge_scale, **options})
+    absolute = scaled_ridge(operator, ridge, ridge_scale, weights_N)
+    section = asked
+    if isinstance(asked, AutoSolve):
+        problem = _problem(operator, targets_NT.shape[-1], absolute)
+        choice = choose(asked, problem, Machine(_memory_bytes()), stops_early=validation is not None)
+        section = choice.section
+        if report is not None:
+            report(choice.why)
+    solver = make_solver(section)
+    watcher = None
+    if report is not None:
+        tell = report
+        watcher = Watcher(solver, operator, getattr(section, "tolerance", None), lambda found: tell(str(found)))
     return solve_operator(
-        make_solver(section),
+        solver,
         operator,
         targets_NT,
-        scaled_ridge(operator, ridge, ridge_scale, weights_N),
+        absolute,
         weights_N=weights_N,
         start_NT=None if warm_start is None else as_columns("warm_start", warm_start),
         validation=validation,
+        observe=None if watcher is None else watcher.observe,
     )
 
 
@@ -151,6 +170,25 @@ def solve_operator(
 ) -> Solution:
     """Run a solver to its end, see :class:`Solve`."""
     return Solve(solver, operator, rhs_NT, ridge, **options).run()
+
+
+def _problem(operator: AbstractOperator, num_targets: int, ridge: float) -> Problem:
+    tags = operator.tags
+    mean = float(operator.diagonal().double().mean())
+    return Problem(
+        size=operator.size,
+        num_targets=num_targets,
+        itemsize=operator.dtype.itemsize,
+        num_features=None if tags.features is None else tags.features.shape[1],
+        entry_flops=tags.entry_flops,
+        entry_bytes=tags.entry_bytes,
+        relative_ridge=ridge / mean if mean > 0 else 0.0,
+    )
+
+
+def _memory_bytes() -> float:
+    """Return half of the memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
 
 
 def scaled_ridge(

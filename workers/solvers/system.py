@@ -31,6 +31,12 @@ class System:
         """N."""
         return self.operator.size
 
+    @property
+    def corrects(self) -> bool:
+        """Whether y is what a warm start has left of other targets."""
+        norms_T: torch.Tensor = torch.linalg.vector_norm(self.rhs_NT, dim=0)
+        return not torch.allclose(norms_T.where(norms_T > 0, 1.0), self.norms_T, rtol=1e-12, atol=0.0)
+
     def relative(self, residual_NT: torch.Tensor) -> torch.Tensor:
         """Return the (T,) norms of a residual, relative, float64."""
         norms_T: torch.Tensor = torch.linalg.vector_norm(residual_NT.double(), dim=0)

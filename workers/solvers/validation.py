@@ -33,7 +33,8 @@ class Validation:
             ConfigError: Shapes are wrong, patience is below 1, or one column cannot tell classes apart.
             NumericalError: Kernel or targets hold NaN or infinity.
         """
-        kernel, targets_VT = self.kernel, as_columns("the held-out targets", self.targets)
+        name, targets_VT = "the held-out kernel", as_columns("the held-out targets", self.targets)
+        kernel = self.kernel if isinstance(self.kernel, AbstractMap) else as_tensor(name, self.kernel)
         shapes = tuple(kernel.shape), tuple(targets_VT.shape)
         num_held_out = len(targets_VT) if targets_VT.dim() else 0
         if shapes != ((num_held_out, num_samples), (num_held_out, num_targets)) or not num_held_out:
@@ -47,8 +48,7 @@ class Validation:
             raise ConfigError(f"patience must be at least 1, found {self.patience}.")
         check_finite("the held-out targets", targets_VT)
         if not isinstance(kernel, AbstractMap):
-            name = "the held-out kernel"
-            kernel = DenseRectangle(as_tensor(name, kernel), what=name)
+            kernel = DenseRectangle(kernel, what=name)
         return HeldOut(kernel, targets_VT, self.classes)
 
 
@@ -68,7 +68,7 @@ class HeldOut:
         """Return the loss of coefficients; one pass over the kernel."""
         predictions_VT = self.kernel.matmat(alpha_NT.double())
         if self.classes:
-            return float((predictions_VT.argmax(dim=1) != self.targets_VT.argmax(dim=1)).double().mean())
+            return prediction_loss(predictions_VT, self.targets_VT, classes=True)
         # Targets come in units of their own, of which squares may underflow.
         exponents_T = -torch.frexp(self.targets_VT.abs().amax(dim=0)).exponent
         scaled_VT, errors_VT = (
@@ -76,3 +76,10 @@ class HeldOut:
         )
         means_T = scaled_VT.square().mean(dim=0)
         return float((errors_VT.square().mean(dim=0) / means_T.where(means_T > 0, 1.0)).mean())
+
+
+def prediction_loss(predictions_VT: torch.Tensor, targets_VT: torch.Tensor, *, classes: bool) -> float:
+    """Return the share of wrong classes of one-hot targets, or the mean square error of real ones, in their units."""
+    if classes:
+        return float((predictions_VT.argmax(dim=1) != targets_VT.argmax(dim=1)).double().mean())
+    return float((predictions_VT - targets_VT).square().mean())

@@ -2,26 +2,33 @@
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 
 from ntkpipe.configs.canonical import digest
 from ntkpipe.configs.solve.base import SolveBase
+from ntkpipe.configs.solve.tiled import TileCholeskySolve
 from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import npy_bytes, put_object
 from ntkpipe.storage.records import ObjectRecord, SolutionRecord
-from ntkpipe.storage.solver_state import SolverStates
+from ntkpipe.storage.solver_state import SolveProgress, SolverStates
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.solvers.checkpoint import StoredCheckpoint
+from ntkpipe.workers.solvers.base import AbstractSolver
+from ntkpipe.workers.solvers.checkpoint import StoredCheckpoint, place
+from ntkpipe.workers.solvers.direct.tiled import TileCholeskySolver
 from ntkpipe.workers.solvers.registry import make_solver
 from ntkpipe.workers.solvers.solution import Solution
 from ntkpipe.workers.solvers.solve import Solve, one_hot_targets, scaled_ridge
-from ntkpipe.workers.solvers.validation import Validation
-from ntkpipe.workers.solvers.watcher import Watcher
+from ntkpipe.workers.solvers.validation import Validation, prediction_loss
+from ntkpipe.workers.solvers.watcher import Report, Watcher
+from ntkpipe.workers.stages.factor import StoredFactor
 from ntkpipe.workers.tasks import SolveTask, Written
+
+STATS_DIGITS = 6
+"""Shares of a pass add up differently when workers share them; the record says the same."""
 
 
 def compute(context: WorkerContext, task: SolveTask) -> Written:
@@ -67,8 +74,20 @@ def _make(context: WorkerContext, config: SolveConfig) -> KeptSolve:
     targets_NT = _targets(context, config, train, width)
     # A kernel of (sample, output) pairs has one unknown for each pair and a single right-hand side.
     right = targets_NT if operator.size == len(targets_NT) else targets_NT.reshape(operator.size, 1)
-    solver = make_solver(config)
-    watcher = Watcher(solver, operator, getattr(config, "tolerance", None), states.report)
+    solver = _solver(context, config)
+
+    def tell(report: Report) -> None:
+        position = report.position
+        states.report(
+            SolveProgress(
+                place=place(position),
+                num_parts=report.num_parts,
+                finished=position.state.status is not None,
+                text=str(report),
+            )
+        )
+
+    watcher = Watcher(solver, operator, getattr(config, "tolerance", None), tell)
     solve = Solve(
         solver,
         operator,
@@ -80,6 +99,13 @@ def _make(context: WorkerContext, config: SolveConfig) -> KeptSolve:
         observe=watcher.observe,
     )
     return KeptSolve(solve, states, watcher)
+
+
+def _solver(context: WorkerContext, config: SolveConfig) -> AbstractSolver[Any]:
+    if isinstance(config, TileCholeskySolve):
+        factor = context.spec.geometry.factor(config.name)
+        return TileCholeskySolver(config, StoredFactor(context.store, context.chunks, context.ledger, factor))
+    return make_solver(config)
 
 
 def section(context: WorkerContext, name: str) -> SolveConfig:
@@ -120,6 +146,7 @@ def _write(context: WorkerContext, config: SolveConfig, solution: Solution, num_
     geometry = context.spec.geometry
     alpha_NT = solution.alpha.reshape(num_samples, width)
     chunks = [context.chunks.write(layout.solution(config.name), (0, 0), alpha_NT.numpy())]
+    losses = {}
     for split in geometry.predicted_splits(config.name):
         kernel = (
             None
@@ -129,13 +156,18 @@ def _write(context: WorkerContext, config: SolveConfig, solution: Solution, num_
         predictions = solution.fitted if kernel is None else kernel.matmat(solution.alpha)
         predictions_MT = predictions.reshape(-1, width)
         chunks.append(context.chunks.write(layout.prediction(config.name, split), (0, 0), predictions_MT.numpy()))
-    objects = [_put_record(context, config, solution)]
+        if geometry.splits[split].labels != "none":
+            targets_MT = _targets(context, config, split, width)
+            losses[split] = prediction_loss(predictions_MT, targets_MT, classes=config.targets == "one-hot")
+    objects = [_put_record(context, config, solution, losses)]
     for name, values in solution.extras.items():
         objects.append(put_object(context.store, layout.solution_extra(config.name, name), npy_bytes(values.numpy())))
     return Written(tuple(chunks), tuple(objects))
 
 
-def _put_record(context: WorkerContext, config: SolveConfig, solution: Solution) -> ObjectRecord:
+def _put_record(
+    context: WorkerContext, config: SolveConfig, solution: Solution, losses: dict[str, float]
+) -> ObjectRecord:
     certificate = solution.certificate
     record = SolutionRecord(
         name=config.name,
@@ -148,8 +180,15 @@ def _put_record(context: WorkerContext, config: SolveConfig, solution: Solution)
         residuals=tuple(solution.residuals.tolist()),
         backward_errors=tuple(certificate.backward_errors.tolist()),
         flags=certificate.flags,
+        chosen=context.spec.choices.get(config.name, ""),
         # Times differ between two runs that are otherwise the same; a receipt tells them.
-        stats={name: value for name, value in solution.stats.items() if name != "seconds" and math.isfinite(value)},
+        stats={
+            name: round(value, STATS_DIGITS)
+            for name, value in solution.stats.items()
+            if name != "seconds" and math.isfinite(value)
+        },
+        classes=config.targets == "one-hot",
+        losses=losses,
         extras=tuple(solution.extras),
     )
     return put_object(context.store, layout.solution_record(config.name), record.encode())

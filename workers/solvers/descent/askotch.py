@@ -99,9 +99,7 @@ class ASkotchSolver(AbstractSolver[ASkotchState]):
         allowed = DIVERGENCE * max(best, config.tolerance)
         found, seen = self._epoch(system, state, allowed)
         if found is None:
-            return replace(
-                state, alpha_NT=state.best_NT, status="indefinite", steps=state.steps + 1, smallest=math.nan
-            )
+            return replace(state, alpha_NT=state.best_NT, status="indefinite", steps=state.steps + 1, smallest=math.nan)
         expected = state.optimism * seen * (min(1.0, seen / best) if best else 1.0)
         if not seen <= allowed:
             found, expected = _undone(found), math.inf
@@ -227,9 +225,7 @@ def _undone(state: ASkotchState) -> ASkotchState:
     """Return to the best coefficients, without acceleration, or with half the step if that is off already."""
     best_NT = state.best_NT
     scale = state.step_scale if state.accelerated else state.step_scale / 2
-    return replace(
-        state, alpha_NT=best_NT, momentum_NT=best_NT, base_NT=best_NT, accelerated=False, step_scale=scale
-    )
+    return replace(state, alpha_NT=best_NT, momentum_NT=best_NT, base_NT=best_NT, accelerated=False, step_scale=scale)
 
 
 def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:
@@ -238,9 +234,11 @@ def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:
 
 def _give_up(system: System, state: ASkotchState, true: float) -> ASkotchState:
     """Return the better one of the last and the best coefficients; zero if neither is better than zero."""
-    best = _true_residual(system, state.best_NT)
-    alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
     zero = float(system.relative(system.rhs_NT).max())
+    best = zero if not state.best_NT.any() else true
+    if state.best_NT.any() and not torch.equal(state.alpha_NT, state.best_NT):
+        best = _true_residual(system, state.best_NT)
+    alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
     if not true <= zero:
         return replace(state, alpha_NT=torch.zeros_like(alpha_NT), status="diverged", residual=zero)
     status = "diverged" if state.step_scale < MIN_STEP_SCALE else "budget"

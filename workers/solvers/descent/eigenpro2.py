@@ -109,19 +109,30 @@ class EigenProSolver(AbstractSolver[EigenProState]):
                 batch_rows=operator.block_rows,
             )
         )
-        return EigenProState(
-            alpha_NT=torch.zeros_like(system.rhs_NT),
+        directions_SQ = vectors_SQ[:, : len(damping_Q)].contiguous()
+        return replace(
+            self.prepared(system, subsample_S, directions_SQ, damping_Q),
             status="indefinite" if indefinite else None,
             largest=float(eigenvalues_Q[0]) * operator.size / len(subsample_S) + ridge,
             smallest=ridge if ridge > 0 else math.nan,
+        )
+
+    def prepared(
+        self, system: System, subsample_S: torch.Tensor, directions_SQ: torch.Tensor, damping_Q: torch.Tensor
+    ) -> EigenProState:
+        """Return the zero start for a preconditioner, which may have been set up for other right-hand sides."""
+        zeros_NT = torch.zeros_like(system.rhs_NT)
+        return EigenProState(
+            alpha_NT=zeros_NT,
+            status=None,
             subsample_S=subsample_S,
-            directions_SQ=vectors_SQ[:, : len(damping_Q)].contiguous(),
+            directions_SQ=directions_SQ,
             damping_Q=damping_Q,
-            batch_rows=min(FIRST_BATCH_ROWS, operator.block_rows),
+            batch_rows=min(FIRST_BATCH_ROWS, system.operator.block_rows),
             step_scale=1.0,
-            best_NT=torch.zeros_like(system.rhs_NT),
+            best_NT=zeros_NT,
             best_residual=1.0,
-            moving_NT=torch.zeros_like(system.rhs_NT),
+            moving_NT=zeros_NT,
             squares_T=torch.zeros_like(system.norms_T),
         )
 
@@ -133,6 +144,12 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         if seen <= allowed and state.blocks_done < _num_blocks(system):
             return state
         return self._judge(system, state, seen, seen <= allowed)
+
+    def epoch(self, system: System, state: EigenProState) -> EigenProState:
+        """Run an epoch that nobody judges; for solvers that use this one for what need not be solved."""
+        for _ in range(_num_blocks(system)):
+            state = self._descend(system, state)
+        return replace(state, alpha_NT=state.moving_NT, steps=state.steps + 1, blocks_done=0)
 
     def extras(self, state: EigenProState) -> dict[str, torch.Tensor]:
         """Nothing."""

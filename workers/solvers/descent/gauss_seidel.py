@@ -134,7 +134,8 @@ def factorise(matrix_BB: torch.Tensor, ridge: float) -> torch.Tensor | None:
     matrix_BB.diagonal().add_(ridge)
     for shift in (0.0, SINGULAR * float(matrix_BB.diagonal().max())):
         matrix_BB.diagonal().add_(shift)
-        lower_BB, failed = torch.linalg.cholesky_ex(matrix_BB)
-        if not int(failed):
+        found = torch.linalg.cholesky_ex(matrix_BB)
+        if not int(found.info):
+            lower_BB: torch.Tensor = found.L
             return lower_BB
     return None

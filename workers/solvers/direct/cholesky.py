@@ -1,4 +1,8 @@
-"""Dense Cholesky factorisation in float64 with a jitter ladder."""
+"""Dense Cholesky factorisation with a jitter ladder, in float32 with float64 residuals where that suffices.
+
+Refining the solution of a cheap factorisation by residuals of higher precision ends as accurate as an expensive one,
+as long as the matrix is well conditioned for the cheap one (Wilkinson: "Rounding errors in algebraic processes", 1963).
+"""
 
 from dataclasses import dataclass, replace
 from typing import final
@@ -16,6 +20,9 @@ FIRST_JITTER = 1e-5
 TOLERANCE = 1e-8
 """A relative residual above this is refined, and after refinement not reported as converged."""
 
+ROUNDING = 4 * torch.finfo(torch.float64).eps
+"""No smaller relative residual is worth another pass."""
+
 MAX_REFINEMENTS = 10
 
 POWER_ITERATIONS = 10
@@ -30,6 +37,10 @@ class CholeskyState(SolverState):
 class CholeskySolver(AbstractSolver[CholeskyState]):
     """Factorises K + ridge I; N^3 / 3 FLOPs and 16 N^2 bytes beside the operator.
 
+    A float32 matrix is first factorised in float32, in half the time and 8 N^2 bytes, and refined until the residual no
+    longer shrinks, a pass over the matrix each time. Unless that ends below the tolerance it is factorised in float64
+    as any other matrix.
+
     A matrix that is not positive definite is tried again with jitter from 1e-5 tr(K)/N, doubled at every failure. The
     jitter is part of the result, and the residual is that of the system without it: a solution that refinement brings
     below the tolerance is ``converged`` however it was found, another one is ``indefinite`` with jitter and
@@ -43,6 +54,7 @@ class CholeskySolver(AbstractSolver[CholeskyState]):
 
     def __init__(self, config: CholeskySolve) -> None:
         self._max_jitter_doublings = config.max_jitter_doublings
+        self._mixed = config.precision == "auto"
 
     def init(self, system: System) -> CholeskyState:
         """Start from zero."""
@@ -50,26 +62,8 @@ class CholeskySolver(AbstractSolver[CholeskyState]):
 
     def step(self, system: System, state: CholeskyState) -> CholeskyState:
         """Factorise, solve, and refine for as long as it halves what rounding or jitter left."""
-        factor_NN, jitter = self._factorise(system.operator.dense().to(torch.float64, copy=True), system.ridge)
-        if factor_NN is None:
-            return replace(state, status="indefinite", steps=1, jitter=jitter)
-        alpha_NT = torch.cholesky_solve(system.rhs_NT, factor_NN)
-        residual_NT = residual(system, alpha_NT)
-        worst, refinements = float(system.relative(residual_NT).max()), 0
-        while worst > TOLERANCE and refinements < MAX_REFINEMENTS:
-            refined_NT = alpha_NT + torch.cholesky_solve(residual_NT, factor_NN)
-            refined_residual_NT = residual(system, refined_NT)
-            refined, refinements = float(system.relative(refined_residual_NT).max()), refinements + 1
-            if not refined < worst:
-                break
-            alpha_NT, residual_NT, halved, worst = refined_NT, refined_residual_NT, refined <= worst / 2, refined
-            if not halved:
-                break
-        status: Status = "converged" if worst <= TOLERANCE else "indefinite" if jitter else "stagnated"
-        largest, smallest = extreme_eigenvalues(factor_NN)
-        return replace(
-            state, alpha_NT=alpha_NT, status=status, steps=1, jitter=jitter, largest=largest, smallest=smallest
-        )
+        single = self._single(system, state) if self._mixed and system.operator.dtype == torch.float32 else None
+        return single or self._double(system, state)
 
     def extras(self, state: CholeskyState) -> dict[str, torch.Tensor]:
         """Nothing: a factor is as large as the matrix."""
@@ -78,6 +72,26 @@ class CholeskySolver(AbstractSolver[CholeskyState]):
     def certify(self, system: System, state: CholeskyState) -> Evidence:
         """Recompute the residual."""
         return ridge_evidence(system, state.alpha_NT)
+
+    def _single(self, system: System, state: CholeskyState) -> CholeskyState | None:
+        """Solve with a float32 factor; None if there is none, or if it is too coarse."""
+        matrix_NN = system.operator.dense().to(torch.float32, copy=True)
+        matrix_NN.diagonal().copy_(matrix_NN.diagonal().double() + system.ridge)
+        factor_NN, failed = torch.linalg.cholesky_ex(matrix_NN)
+        del matrix_NN
+        if int(failed) or not torch.isfinite(factor_NN.diagonal()).all():
+            return None
+        alpha_NT, worst = _refined(system, factor_NN, until=ROUNDING)
+        return _ended(state, alpha_NT, "converged", factor_NN, 0.0) if worst <= TOLERANCE else None
+
+    def _double(self, system: System, state: CholeskyState) -> CholeskyState:
+        """Solve with a float64 factor, and jitter if it takes some."""
+        factor_NN, jitter = self._factorise(system.operator.dense().to(torch.float64, copy=True), system.ridge)
+        if factor_NN is None:
+            return replace(state, status="indefinite", steps=1, jitter=jitter)
+        alpha_NT, worst = _refined(system, factor_NN, until=TOLERANCE)
+        status: Status = "converged" if worst <= TOLERANCE else "indefinite" if jitter else "stagnated"
+        return _ended(state, alpha_NT, status, factor_NN, jitter)
 
     def _factorise(self, matrix_NN: torch.Tensor, ridge: float) -> tuple[torch.Tensor | None, float]:
         """Return the factor and the jitter it needed; no factor if none of them suffices."""
@@ -90,6 +104,39 @@ class CholeskySolver(AbstractSolver[CholeskyState]):
             if not int(failed) and torch.isfinite(factor_NN.diagonal()).all():
                 return factor_NN, jitter
         return None, ladder[-1]
+
+
+def _refined(system: System, factor_NN: torch.Tensor, *, until: float) -> tuple[torch.Tensor, float]:
+    """Return coefficients and their largest true relative residual; a pass for each refinement, and one more."""
+    alpha_NT = _solved(factor_NN, system.rhs_NT)
+    residual_NT = residual(system, alpha_NT)
+    worst, refinements = float(system.relative(residual_NT).max()), 0
+    while worst > until and refinements < MAX_REFINEMENTS:
+        refined_NT = alpha_NT + _solved(factor_NN, residual_NT)
+        refined_residual_NT = residual(system, refined_NT)
+        refined, refinements = float(system.relative(refined_residual_NT).max()), refinements + 1
+        if not refined < worst:
+            break
+        alpha_NT, residual_NT, halved, worst = refined_NT, refined_residual_NT, refined <= worst / 2, refined
+        if not halved:
+            break
+    return alpha_NT, worst
+
+
+def _solved(factor_NN: torch.Tensor, rhs_NT: torch.Tensor) -> torch.Tensor:
+    """Solve in the precision of the factor, every column in its own units."""
+    largest_T = rhs_NT.abs().amax(dim=0)
+    exponents_T = torch.frexp(largest_T).exponent
+    solved_NT = torch.cholesky_solve(torch.ldexp(rhs_NT, -exponents_T).to(factor_NN.dtype), factor_NN)
+    scaled_NT: torch.Tensor = torch.ldexp(solved_NT.double(), exponents_T)
+    return scaled_NT
+
+
+def _ended(
+    state: CholeskyState, alpha_NT: torch.Tensor, status: Status, factor_NN: torch.Tensor, jitter: float
+) -> CholeskyState:
+    largest, smallest = extreme_eigenvalues(factor_NN)
+    return replace(state, alpha_NT=alpha_NT, status=status, steps=1, jitter=jitter, largest=largest, smallest=smallest)
 
 
 def extreme_eigenvalues(factor_NN: torch.Tensor) -> tuple[float, float]:

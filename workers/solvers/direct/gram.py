@@ -1,8 +1,8 @@
 """Ridge regression through the Gram matrix of features: one streaming pass, one factorisation, true residuals.
 
-With features Phi, (N, K), the kernel is Phi Phi^T. On the primal side, N >= K, the weights w solve
+With features Phi, (N, K), the kernel is Phi Phi^T. On the primal side, N > K, the weights w solve
 (Phi^T Phi + ridge I) w = Phi^T y and the coefficients are alpha = (y - Phi w) / ridge, so that K alpha = Phi w. On the
-dual side, N < K, alpha solves (Phi Phi^T + ridge I) alpha = y itself.
+dual side, N <= K, alpha solves (Phi Phi^T + ridge I) alpha = y itself.
 """
 
 import math
@@ -29,6 +29,9 @@ float32 products."""
 
 SMALLEST_SHIFT = 1e-12
 """What is factorised has at least this share of the mean eigenvalue on its diagonal beyond the Gram matrix."""
+
+FLOOR = 16 * torch.finfo(torch.float64).eps
+"""Times the condition number: relative residuals that no Gram matrix makes smaller, as alpha itself is rounded."""
 
 REFINE_ROWS = 256
 """Rows that are converted to float64 at a time; more of them leave the processor's cache."""
@@ -102,9 +105,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
             ConfigError: The kernel does not come from features, or a path is asked for from a warm start.
         """
         features = _features(system.operator)
-        norms_T: torch.Tensor = torch.linalg.vector_norm(system.rhs_NT, dim=0)
-        warm = not torch.allclose(norms_T.where(norms_T > 0, 1.0), system.norms_T, rtol=1e-12, atol=0.0)
-        if warm and (self._config.ridges or self._leave_one_out):
+        if system.corrects and (self._config.ridges or self._leave_one_out):
             raise ConfigError(
                 "a ridge path or leave-one-out errors cannot start from warm_start: they are of the whole targets. "
                 "Leave warm_start out; a Gram solve does not get faster by it."
@@ -194,7 +195,10 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         """Turn the sum of all parts into a triangular factor, or into eigenpairs where there is more to know."""
         features = _features(system.operator)
         side, dual = min(features.shape), _dual(features)
-        gram_SS, rhs_ST = streaming.mirrored(total[:, :side].clone()), system.rhs_NT if dual else total[:, side:].clone()
+        gram_SS, rhs_ST = (
+            streaming.mirrored(total[:, :side].clone()),
+            system.rhs_NT if dual else total[:, side:].clone(),
+        )
         if not math.isfinite(float(gram_SS.sum())):
             return _again_in_double(state, "products of the features overflow")
         simple = not (self._config.ridges or self._leave_one_out or self._least_squares(system))
@@ -203,12 +207,14 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
             factor_SS, failed = torch.linalg.cholesky_ex(gram_SS + shift * torch.eye(side, dtype=torch.float64))
             if not int(failed):
                 largest, smallest = extreme_eigenvalues(factor_SS)
-                state = replace(state, factor_SS=factor_SS, largest=largest, jitter=shift - system.ridge)
+                state = replace(state, factor_SS=factor_SS.contiguous(), largest=largest, jitter=shift - system.ridge)
                 state = replace(state, smallest=smallest if side == system.size else system.ridge)
                 return self._solve(system, state, Factor(factor_SS, state.inverse_S).solve(rhs_ST))
             if state.single:
                 return _again_in_double(state)
         values_S, vectors_SS = torch.linalg.eigh(gram_SS)
+        # A state that is stored comes back in this order, in which products have the same bits.
+        vectors_SS = vectors_SS.contiguous()
         values_S.clamp_min_(0.0)
         ridges_R = self._ridges(system, float(values_S.sum()))
         if state.single and len(ridges_R) and values_S[0] + ridges_R.min() < COARSEST_SINGLE * values_S[-1]:
@@ -288,9 +294,9 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         going_on = True
         while going_on:
             residual_NT = residual(system, alpha_NT)
-            residual_T = factor.kept_norms(residual_NT) / system.norms_T
-            if system.ridge:
-                residual_T = system.relative(residual_NT)
+            residual_T = (
+                system.relative(residual_NT) if system.ridge else factor.kept_norms(residual_NT) / system.norms_T
+            )
             state, going_on = self._judged(state, alpha_NT, float(residual_T.max()))
             alpha_NT = alpha_NT + factor.solve(residual_NT)
         if state.status is None:
@@ -308,7 +314,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         halved = error <= before / 2
         if halved and state.refinements < self._config.max_refinements:
             return replace(state, refinements=state.refinements + 1), True
-        if state.single:
+        if state.single and state.residual > FLOOR * state.largest / state.smallest:
             return _again_in_double(state), False
         return replace(state, status="budget" if halved else "stagnated"), False
 
@@ -330,7 +336,7 @@ def _features(operator: AbstractOperator) -> AbstractRectangle:
 
 
 def _dual(features: AbstractRectangle) -> bool:
-    return features.shape[0] < features.shape[1]
+    return features.shape[0] <= features.shape[1]
 
 
 def _ridge(system: System, state: GramState) -> float:

@@ -96,14 +96,13 @@ def dual_path(
     inverse_NR = shares(values_N, ridges_R)
     relative_NT = vectors_NN.T @ (rhs_NT / norms_T)
     rest_NR = vectors_NN.square() @ inverse_NR
-    train, loo = [], []
+    train_RT, loo_RT = (rhs_NT.new_empty(len(ridges_R), rhs_NT.shape[1]) for _ in range(2))
     for at, ridge in enumerate(ridges_R):
         alpha_NT = vectors_NN @ (inverse_NR[:, at : at + 1] * relative_NT)
-        train.append((ridge * alpha_NT).square().sum(dim=0))
-        loo.append((alpha_NT / rest_NR[:, at : at + 1]).square().sum(dim=0))
+        train_RT[at] = (ridge * alpha_NT).square().sum(dim=0)
+        loo_RT[at] = (alpha_NT / rest_NR[:, at : at + 1]).square().sum(dim=0)
     dof_R = degrees_of_freedom(values_N, ridges_R)
-    path = RidgePath(ridges_R, dof_R, torch.stack(train), torch.stack(loo), len(values_N))
-    return path, 1 - ridges_R * rest_NR
+    return RidgePath(ridges_R, dof_R, train_RT, loo_RT, len(values_N)), 1 - ridges_R * rest_NR
 
 
 def leave_one_out_part(

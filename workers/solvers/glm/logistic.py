@@ -83,7 +83,12 @@ class LogisticSolver(AbstractSolver[LogisticState]):
         )
         if system.start_NT is None or indefinite:
             return self._judged(state)
-        return self._judged(_at(objective, state, system.start_NT, system.operator.matmat(system.start_NT)))
+        logits_NT = system.operator.matmat(system.start_NT)
+        # As for linear systems, a start that is worse than zero is none.
+        helps = objective.value(system.start_NT, logits_NT) <= objective.value(zeros_NT, zeros_NT)
+        return self._judged(
+            _at(objective, state, system.start_NT.where(helps, 0.0), logits_NT.where(helps, 0.0)),
+        )
 
     def step(self, system: System, state: LogisticState) -> LogisticState:
         """Take a Newton step, and recompute the logits before calling it the last one."""
@@ -153,9 +158,7 @@ class LogisticSolver(AbstractSolver[LogisticState]):
         return replace(state, status=status)
 
 
-def _at(
-    objective: Objective, state: LogisticState, alpha_NT: torch.Tensor, logits_NT: torch.Tensor
-) -> LogisticState:
+def _at(objective: Objective, state: LogisticState, alpha_NT: torch.Tensor, logits_NT: torch.Tensor) -> LogisticState:
     """Return the state of some coefficients; one product."""
     gradient_NT = objective.gradient(alpha_NT, logits_NT)
     return replace(

@@ -65,6 +65,38 @@ class PCGState(SolverState):
     preconditioned_smallest: float = math.nan
 
 
+def start(system: System, ridges_C: torch.Tensor, made: Preconditioner | None, tolerance: float) -> PCGState:
+    """Return the state at zero; what it is told to multiply first is not set yet."""
+    size, num_targets = system.rhs_NT.shape
+    residual_NC = system.rhs_NT.repeat(1, len(ridges_C) // num_targets)
+    zero_NC = torch.zeros_like(residual_NC)
+    best_C = relative(system, residual_NC, torch.arange(len(ridges_C)) % num_targets)
+    path_NC = torch.zeros(size, len(ridges_C) - num_targets, dtype=torch.float64)
+    return PCGState(
+        alpha_NT=torch.zeros_like(system.rhs_NT),
+        status=None,
+        residual=float(best_C.max()),
+        largest=math.nan if made is None else float(made.values_R[0]) + system.ridge,
+        smallest=system.ridge if system.ridge > 0 else math.nan,
+        ridges_C=ridges_C,
+        basis_NR=None if made is None else made.basis_NR,
+        values_R=None if made is None else made.values_R,
+        path_NC=path_NC if path_NC.numel() else None,
+        residual_NC=residual_NC,
+        directions_NC=zero_NC,
+        rho_C=torch.zeros_like(ridges_C),
+        goals_C=torch.zeros_like(ridges_C),
+        active_C=best_C > tolerance,
+        open_C=best_C > tolerance,
+        best_NC=zero_NC,
+        best_C=best_C,
+        energy_C=torch.zeros_like(ridges_C),
+        checking=False,
+        ending=None,
+        precision="float32" if system.operator.dtype == torch.float32 else "float64",
+    )
+
+
 def columns(state: PCGState) -> torch.Tensor:
     """Return the (N, C) coefficients."""
     return state.alpha_NT if state.path_NC is None else torch.cat([state.alpha_NT, state.path_NC], dim=1)
@@ -119,7 +151,8 @@ def to_check(state: PCGState, ending: Status | None) -> PCGState:
 
 def end(state: PCGState, status: Status) -> PCGState:
     """Return the best coefficients that were checked."""
-    return replace(with_columns(state, state.best_NC), status=status, checking=False)
+    smallest = math.nan if status == "indefinite" else state.smallest
+    return replace(with_columns(state, state.best_NC), status=status, checking=False, smallest=smallest)
 
 
 def follow(state: PCGState, at_C: torch.Tensor, rates_A: torch.Tensor, ratios_A: torch.Tensor) -> PCGState:

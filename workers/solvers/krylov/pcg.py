@@ -10,7 +10,6 @@ That is iterative refinement: products with directions may stay float32 at any t
 at least halves the true residual; after that they are float64.
 """
 
-import math
 from dataclasses import replace
 from typing import final
 
@@ -32,6 +31,7 @@ from ntkpipe.workers.solvers.krylov.columns import (
     precondition,
     put,
     relative,
+    start,
     targets,
     to_check,
     with_columns,
@@ -87,34 +87,9 @@ class PCGSolver(AbstractPartitionedSolver[PCGState]):
             float(ridges_C.min()),
             np.random.default_rng([config.seed, 0]),
         )
-        made, num_columns = sketch.preconditioner, len(ridges_C)
-        num_targets = system.rhs_NT.shape[1]
-        residual_NC = system.rhs_NT.repeat(1, num_columns // num_targets)
-        best_C = relative(system, residual_NC, torch.arange(num_columns) % num_targets)
-        state = PCGState(
-            alpha_NT=torch.zeros_like(system.rhs_NT),
-            status="indefinite" if sketch.indefinite else None,
-            largest=math.nan if made is None else float(made.values_R[0]) + system.ridge,
-            smallest=system.ridge if system.ridge > 0 and not sketch.indefinite else math.nan,
-            ridges_C=ridges_C,
-            basis_NR=None if made is None else made.basis_NR,
-            values_R=None if made is None else made.values_R,
-            path_NC=torch.zeros_like(residual_NC[:, num_targets:]) if config.ridges else None,
-            residual_NC=residual_NC,
-            directions_NC=residual_NC,
-            rho_C=torch.zeros_like(ridges_C),
-            goals_C=torch.zeros_like(ridges_C),
-            active_C=best_C > config.tolerance,
-            open_C=best_C > config.tolerance,
-            best_NC=torch.zeros_like(residual_NC),
-            best_C=best_C,
-            energy_C=torch.zeros_like(ridges_C),
-            checking=False,
-            ending=None,
-            precision="float32" if operator.dtype == torch.float32 else "float64",
-        )
-        if state.status is not None:
-            return state
+        state = start(system, ridges_C, sketch.preconditioner, config.tolerance)
+        if sketch.indefinite:
+            return end(state, "indefinite")
         # Zero solves what is zero, and nothing needs to be computed to know that residual.
         return self._restart(system, state) if bool(state.open_C.any()) else replace(state, status="converged")
 
@@ -199,42 +174,45 @@ class PCGSolver(AbstractPartitionedSolver[PCGState]):
         return replace(state, active_C=active_C) if bool(active_C.any()) else to_check(state, None)
 
     def _check(self, system: System, state: PCGState, total: torch.Tensor) -> PCGState:
-        """Keep what is better than before, close what has converged, and end or start again."""
-        state = measure_spectrum(system, state)
-        at_C, before = state.active_C, float(state.best_C[state.open_C].max())
-        alpha_NA = pick(columns(state), at_C)
-        rhs_NA = system.rhs_NT[:, targets(state)[at_C]]
-        residual_NA = rhs_NA - total.double() - state.ridges_C[at_C] * alpha_NA
-        true_A = relative(system, residual_NA, targets(state)[at_C])
-        energy_A = -((rhs_NA + residual_NA) * alpha_NA).sum(dim=0) / 2
-        better_A = true_A < state.best_C[at_C]
-        if state.ending == "budget":
-            better_A |= energy_A < state.energy_C[at_C]
-        better_A &= torch.isfinite(true_A)
-        better_C = put(torch.zeros_like(at_C), at_C, better_A)
-        state = replace(
-            state,
-            residual_NC=put(state.residual_NC, at_C, residual_NA),
-            best_NC=torch.where(better_C, columns(state), state.best_NC),
-            best_C=state.best_C.where(~better_C, put(state.best_C, at_C, true_A)),
-            energy_C=state.energy_C.where(~better_C, put(state.energy_C, at_C, energy_A)),
-            residual=float(state.best_C.max()),
-        )
-        state = replace(state, open_C=state.open_C & ~(state.best_C <= self._config.tolerance))
+        """End, or start again from the true residual."""
+        checked_C, before = state.active_C, float(state.best_C[state.open_C].max())
+        state = self._compared(system, measure_spectrum(system, state), total)
         if not bool(state.open_C.any()):
             return end(state, "converged")
         if state.ending == "budget":
             return end(state, "budget")
         halved = float(state.best_C[state.open_C].max()) <= before / 2
         state = replace(state, stalls=0 if halved else state.stalls + 1)
-        lost = not bool((true_A <= DIVERGENCE * state.best_C[at_C]).all())
         if state.precision == "float32" and (state.ending or not halved):
             state = replace(state, precision="float64", ending=None, stalls=0)
         if state.ending is not None or state.stalls >= MAX_STALLS:
             return end(state, state.ending or "stagnated")
-        if lost:
+        true_C = relative(system, state.residual_NC, targets(state))
+        if not bool((true_C <= DIVERGENCE * state.best_C)[checked_C].all()):
             return to_check(with_columns(state, state.best_NC), None)
         return self._restart(system, state)
+
+    def _compared(self, system: System, state: PCGState, total: torch.Tensor) -> PCGState:
+        """Return the state with true residuals, the better ones kept, and what has converged closed."""
+        at_C, alpha_NC = state.active_C, columns(state)
+        alpha_NA, rhs_NA = pick(alpha_NC, at_C), system.rhs_NT[:, targets(state)[at_C]]
+        residual_NA = rhs_NA - total.double() - state.ridges_C[at_C] * alpha_NA
+        true_A = relative(system, residual_NA, targets(state)[at_C])
+        energy_A = -((rhs_NA + residual_NA) * alpha_NA).sum(dim=0) / 2
+        better_A = true_A < state.best_C[at_C]
+        if state.ending == "budget":
+            better_A |= energy_A < state.energy_C[at_C]
+        better_C = put(torch.zeros_like(at_C), at_C, better_A & torch.isfinite(true_A))
+        best_C = state.best_C.where(~better_C, put(state.best_C, at_C, true_A))
+        return replace(
+            state,
+            residual_NC=put(state.residual_NC, at_C, residual_NA),
+            best_NC=torch.where(better_C, alpha_NC, state.best_NC),
+            best_C=best_C,
+            energy_C=state.energy_C.where(~better_C, put(state.energy_C, at_C, energy_A)),
+            open_C=state.open_C & ~(best_C <= self._config.tolerance),
+            residual=float(best_C.max()),
+        )
 
     def _restart(self, system: System, state: PCGState) -> PCGState:
         """Start from the residual, along the preconditioned one, in all columns that are open."""

@@ -74,7 +74,7 @@ def solve_factor(factor_NR: torch.Tensor, lower_RR: torch.Tensor) -> None:
 def _gram(factor_NR: torch.Tensor) -> torch.Tensor:
     """Return F^T F, float64."""
     gram_RR = torch.zeros(factor_NR.shape[1], factor_NR.shape[1], dtype=torch.float64)
-    for block_MR in factor_NR.split(BLOCK_ROWS):
+    for block_MR in torch.split(factor_NR, BLOCK_ROWS):
         block_MR = block_MR.double()
         gram_RR.addmm_(block_MR.T, block_MR)
     return gram_RR
@@ -83,6 +83,6 @@ def _gram(factor_NR: torch.Tensor) -> torch.Tensor:
 def _multiplied(factor_NR: torch.Tensor, matrix_RQ: torch.Tensor) -> torch.Tensor:
     """Return F M in the memory of F, which has at least as many columns."""
     num_columns = matrix_RQ.shape[1]
-    for block_MR in factor_NR.split(BLOCK_ROWS):
+    for block_MR in torch.split(factor_NR, BLOCK_ROWS):
         block_MR[:, :num_columns] = (block_MR.double() @ matrix_RQ).to(factor_NR.dtype)
     return factor_NR[:, :num_columns]

@@ -37,7 +37,8 @@ def draw_sketch(operator: AbstractOperator, kind: str, rank: int, ridge: float, 
     Args:
         operator: K.
         kind: ``nystrom``: r uniformly random columns. ``rpcholesky``: r columns picked at random in proportion to the
-            diagonal of what the columns before them leave. ``gaussian``: one product with r random vectors.
+            diagonal of what the columns before them leave, a tenth of them at a time. ``gaussian``: one product with r
+            random vectors. Columns of stored tiles cost the tiles that they lie in, which may be all.
         rank: r.
         ridge: With which definiteness is judged.
         random: Picks.
@@ -129,7 +130,7 @@ def _shift(core_RR: torch.Tensor, dtype: torch.dtype) -> float:
 def _inner(left_NR: torch.Tensor, right_NR: torch.Tensor) -> torch.Tensor:
     """Return W^T V, float64."""
     total_RR = torch.zeros(left_NR.shape[1], right_NR.shape[1], dtype=torch.float64)
-    for left_MR, right_MR in zip(left_NR.split(BLOCK_ROWS), right_NR.split(BLOCK_ROWS), strict=True):
+    for left_MR, right_MR in zip(torch.split(left_NR, BLOCK_ROWS), torch.split(right_NR, BLOCK_ROWS), strict=True):
         total_RR.addmm_(left_MR.double().T, right_MR.double())
     return total_RR
 

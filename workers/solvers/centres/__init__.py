@@ -1,0 +1,1 @@
+"""Solvers of models whose coefficients live on a few centres."""

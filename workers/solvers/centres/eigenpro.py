@@ -1,0 +1,328 @@
+"""EigenPro 3 and 4: preconditioned stochastic gradient descent for models on centres.
+
+Abedsoltan, Belkin, Pandit: "Toward large kernel models" (ICML 2023); Abedsoltan, Ma, Pandit, Belkin: "Fast training of
+large kernel models with delayed projections" (NeurIPS 2025). A gradient step makes every sample of a batch a temporary
+centre; projecting it in the kernel's norm, theta = K_PP^-1 K_P,batch c, brings the model back to its centres.
+EigenPro 3 does so after every batch, EigenPro 4 after many.
+
+Three things differ from the published algorithms. Nystrom points are chosen among the centres, so that eigendirections
+need no projection and flattening them commutes with it: steps vanish only where the normal equations hold, whereas
+points among the samples make the limit depend on the preconditioner as soon as targets are noisy. A ridge is a step
+towards zero with the same preconditioner, one share per batch. Step and batch size are measured, as in EigenPro 2.
+"""
+
+import math
+from dataclasses import replace
+from typing import final
+
+import numpy as np
+import torch
+
+from ntkpipe.configs.solve.centres import EigenPro3Solve, EigenPro4Solve
+from ntkpipe.configs.solve.descent import EigenProSolve
+from ntkpipe.workers.operators.algebra import SubsampledOperator
+from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, Status
+from ntkpipe.workers.solvers.centres.factors import cholesky, jitter_ladder
+from ntkpipe.workers.solvers.centres.moving import FIRST_BATCH_ROWS, CentreEigenProState, projected, settled
+from ntkpipe.workers.solvers.centres.normal import NormalEquations, Points, drawn_centres, spread
+from ntkpipe.workers.solvers.centres.projection import AbstractProjection, CholeskyProjection, EigenProProjection
+from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs
+from ntkpipe.workers.solvers.descent.window import Descent, Window, critical_batch, descend
+from ntkpipe.workers.solvers.system import System
+
+FLOAT32_TOLERANCE = 1e-5
+"""Tighter tolerances than this are out of reach of float32 products."""
+
+DIVERGENCE = 10.0
+"""An epoch whose residual at the samples exceeds the best one this many times is undone, and the step is halved."""
+
+MIN_STEP_SCALE = 2.0**-10
+
+GAIN = 0.99
+"""An epoch is idle if the residual at the samples does not fall to this share of the best one, and that of the normal
+equations does not fall at all."""
+
+IDLE_EPOCHS = 2
+"""Steps are half as long after so many idle epochs, a third after twice as many, and so on."""
+
+
+@final
+class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
+    """``steps`` counts epochs: every sample once, in blocks of rows in random order; one block is taken at a time.
+
+    O(N P T + N s q) FLOPs per epoch beside the projections, of O(P^2 T) each. Memory O((N + P) T + s^2 + P q) and a
+    block of rows with P columns, 8 P^2 bytes for an exact projection, and at most ``delay`` blocks of temporary centres.
+    With noisy targets steps of constant length only come near the solution, so they shrink with the epochs that
+    gained nothing; ``converged`` is said only of a true residual, and ``budget`` is the usual end.
+    """
+
+    equation = "centres"
+    state_type = CentreEigenProState
+
+    def __init__(self, config: EigenPro3Solve | EigenPro4Solve, points: Points | None = None) -> None:
+        """Draw the centres from the samples unless points are given."""
+        self.method = config.kind
+        self._config = config
+        self._points = points
+
+    def init(self, system: System) -> CentreEigenProState:
+        """Draw centres and Nystrom points, take the eigenpairs, and prepare the projection."""
+        points = self._points or Points(drawn_centres(self._config, system.size))
+        operator, centres_P = system.operator, points.centres_P
+        equations = self._equations(system, centres_P)
+        random = self._random(1)
+        nystrom_S = torch.from_numpy(np.sort(random.permutation(len(centres_P))[: self._config.subsample]))
+        nystrom_at_S = centres_P[nystrom_S]
+        matrix_SS = operator.submatrix(nystrom_at_S)
+        values_Q, vectors_SQ = leading_pairs(matrix_SS, min(self._config.top + 1, len(nystrom_S)), random)
+        bound = float(operator.diagonal().double().max()) + system.ridge / equations.num_samples
+        indefinite = bound <= 0 or is_indefinite(matrix_SS, 0.0, float(values_Q[0]))
+        damping_Q = (
+            values_Q[:0]
+            if indefinite
+            else damping(
+                values_Q,
+                num_points=len(nystrom_S),
+                ridge=system.ridge,
+                size=equations.num_samples,
+                bound=bound,
+                batch_rows=operator.block_rows,
+            )
+        )
+        directions_SQ = vectors_SQ[:, : len(damping_Q)].contiguous()
+        factor_PP, jitter, inner = self._prepared(system, centres_P, skip=indefinite)
+        zeros_PT = system.rhs_NT.new_zeros(len(centres_P), system.rhs_NT.shape[1])
+        zeros_QT = zeros_PT.new_zeros(len(damping_Q), zeros_PT.shape[1])
+        nothing = zeros_PT.new_zeros(0)
+        return CentreEigenProState(
+            alpha_NT=torch.zeros_like(system.rhs_NT),
+            status="indefinite" if indefinite or (factor_PP is None and inner is None) else None,
+            centres_P=centres_P,
+            nystrom_S=nystrom_S,
+            directions_SQ=directions_SQ,
+            eigenvalues_Q=values_Q[: len(damping_Q)],
+            damping_Q=damping_Q,
+            products_PQ=operator.entries(centres_P, nystrom_at_S).double() @ directions_SQ,
+            factor_PP=nothing if factor_PP is None else factor_PP,
+            inner_points_S=nothing.long() if inner is None else inner[0],
+            inner_directions_SQ=nothing if inner is None else inner[1],
+            inner_damping_Q=nothing if inner is None else inner[2],
+            projection_jitter=jitter,
+            solved_PT=zeros_PT,
+            kept=1.0,
+            pending_W=nothing.long(),
+            pending_WT=zeros_PT[:0],
+            pulled_PT=zeros_PT,
+            back_QT=zeros_QT,
+            inner_QT=zeros_QT,
+            met_PT=zeros_PT,
+            targets_PT=zeros_PT,
+            squares_T=torch.zeros_like(system.norms_T),
+            best_PT=zeros_PT,
+            best_residual=1.0,
+            batch_rows=min(FIRST_BATCH_ROWS, operator.block_rows),
+        )
+
+    def step(self, system: System, state: CentreEigenProState) -> CentreEigenProState:
+        """Descend on the next block of samples; after the last one, or where the residual has grown too far, judge."""
+        blocks = self._equations(system, state.centres_P).sample_blocks()
+        index = int(self._random(2 + state.steps).permutation(len(blocks))[state.blocks_done])
+        projection = self._projection(system, state)
+        state = self._descend(system, state, blocks[index], index, projection)
+        seen = float((state.squares_T.sqrt() / system.norms_T).max())
+        sound = seen <= DIVERGENCE * max(state.best_residual, self._config.tolerance)
+        if sound and state.blocks_done < len(blocks):
+            return state
+        return self._judge(system, state, projection, seen if sound else math.inf)
+
+    def extras(self, state: CentreEigenProState) -> dict[str, torch.Tensor]:
+        """Return the positions of the centres and the jitter of the projection."""
+        jitter = torch.tensor(state.projection_jitter, dtype=torch.float64)
+        return {"centres": state.centres_P, "projection-jitter": jitter}
+
+    def certify(self, system: System, state: CentreEigenProState) -> Evidence:
+        """Recompute the residual of the normal equations."""
+        return self._equations(system, state.centres_P).evidence(state.alpha_NT[state.centres_P])
+
+    def _descend(
+        self,
+        system: System,
+        state: CentreEigenProState,
+        rows_R: torch.Tensor,
+        index: int,
+        projection: AbstractProjection,
+    ) -> CentreEigenProState:
+        """Take the gradient steps of one block of samples; their kernel with the centres is read once."""
+        operator, config = system.operator, self._config
+        single = operator.dtype == torch.float32 and config.tolerance >= FLOAT32_TOLERANCE
+        dtype = torch.float32 if single else torch.float64
+        random = self._random(2 + state.steps, 1 + index)
+        rows_R = rows_R[torch.from_numpy(random.permutation(len(rows_R)))]
+        kernel_RP = operator.entries(rows_R, state.centres_P).to(dtype)
+        kernel_RR = operator.entries(rows_R, rows_R).to(dtype)
+        batches = torch.arange(len(rows_R)).chunk(-(-len(rows_R) // state.batch_rows))
+        at_once = isinstance(config, EigenPro3Solve)
+        tops = widths = 0.0
+        step_scale = state.step_scale / (1 + state.idle_epochs / IDLE_EPOCHS)
+        for group in [[batch] for batch in batches] if at_once else [batches]:
+            span = slice(int(group[0][0]), int(group[-1][-1]) + 1)
+            window = self._window(system, state, rows_R[span], kernel_RP[span], kernel_RR[span, span])
+            found = descend(window, [batch - span.start for batch in group], step_scale, random)
+            tops, widths = tops + found.top, widths + found.width
+            state = _grown(state, rows_R[span], kernel_RP[span], window, found)
+            if at_once:
+                state = projected(state, projection)
+        batch_rows = critical_batch(state.batch_rows, tops, widths, len(rows_R))
+        state = replace(
+            state,
+            batch_rows=batch_rows,
+            blocks_done=state.blocks_done + 1,
+            blocks_pending=state.blocks_pending + 1,
+        )
+        return (
+            projected(state, projection)
+            if state.blocks_pending >= self._delay(len(state.centres_P), operator.block_rows)
+            else state
+        )
+
+    def _window(
+        self,
+        system: System,
+        state: CentreEigenProState,
+        rows_G: torch.Tensor,
+        kernel_GP: torch.Tensor,
+        kernel_GG: torch.Tensor,
+    ) -> Window:
+        dtype = kernel_GP.dtype
+        features_GQ = kernel_GP.index_select(1, state.nystrom_S) @ state.directions_SQ.to(dtype)
+        pending_W = state.pending_W
+        kernel_GW = system.operator.entries(rows_G, pending_W).to(dtype) if len(pending_W) else kernel_GP[:, :0]
+        return Window(
+            kernel_GG,
+            features_GQ,
+            features_GQ,
+            state.fitted(kernel_GP, kernel_GW, features_GQ),
+            system.rhs_NT[rows_G].to(dtype),
+            state.damping_Q.to(dtype).unsqueeze(1),
+            decay=system.ridge / self._equations(system, state.centres_P).num_samples,
+            products_QT=state.inner_QT.to(dtype),
+            eigenvalues_Q1=state.eigenvalues_Q.to(dtype).unsqueeze(1),
+        )
+
+    def _judge(
+        self, system: System, state: CentreEigenProState, projection: AbstractProjection, seen: float
+    ) -> CentreEigenProState:
+        """End an epoch; recompute the true residual when it seems to be small, and after the last epoch."""
+        equations, tolerance = self._equations(system, state.centres_P), self._config.tolerance
+        sound = math.isfinite(seen)
+        state = projected(state, projection) if sound else settled(state, state.best_PT)
+        estimate = self._estimate(system, state, projection) if sound else math.inf
+        gained = sound and (seen < GAIN * state.best_residual or estimate < state.estimate)
+        best = sound and seen <= state.best_residual
+        zeros_PT = torch.zeros_like(state.met_PT)
+        state = replace(
+            state,
+            alpha_NT=spread(state.solved_PT, state.centres_P, system.size),
+            steps=state.steps + 1,
+            met_PT=zeros_PT,
+            targets_PT=state.targets_PT if math.isfinite(min(estimate, state.estimate)) else zeros_PT,
+            squares_T=torch.zeros_like(state.squares_T),
+            best_PT=state.solved_PT if best else state.best_PT,
+            best_residual=seen if best else state.best_residual,
+            step_scale=state.step_scale if sound else state.step_scale / 2,
+            estimate=min(estimate, state.estimate),
+            idle_epochs=state.idle_epochs + (not gained),
+            blocks_done=0,
+        )
+        last = state.steps >= self._config.epochs or state.step_scale < MIN_STEP_SCALE
+        if estimate > tolerance and not last:
+            return state
+        if float(equations.evidence(state.solved_PT).residuals_T.max()) <= tolerance:
+            return replace(state, status="converged")
+        if not last:
+            return replace(state, step_scale=state.step_scale / 2)
+        status: Status = "budget" if sound else "diverged"
+        return replace(state, status="stagnated" if sound and state.step_scale < MIN_STEP_SCALE else status)
+
+    def _estimate(self, system: System, state: CentreEigenProState, projection: AbstractProjection) -> float:
+        """Return the residual of the normal equations, from what samples were predicted when they were met."""
+        gradient_PT = state.met_PT
+        if system.ridge > 0:
+            gradient_PT = gradient_PT + system.ridge * projection.product(state.solved_PT)
+        norms_T: torch.Tensor = torch.linalg.vector_norm(gradient_PT, dim=0)
+        return float((norms_T / self._equations(system, state.centres_P).norms(state.targets_PT)).max())
+
+    def _prepared(
+        self, system: System, centres_P: torch.Tensor, *, skip: bool
+    ) -> tuple[torch.Tensor | None, float, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:
+        """Return the factor of K_PP and its jitter, or the set-up of EigenPro 2; neither where K_PP is indefinite."""
+        if skip:
+            return None, 0.0, None
+        operator = system.operator
+        if self._config.projection == "eigenpro2":
+            return None, 0.0, EigenProProjection.prepare(SubsampledOperator(operator, centres_P), self._inner())
+        matrix_PP = operator.submatrix(centres_P)
+        for jitter in jitter_ladder(matrix_PP, operator.dtype):
+            factor_PP = cholesky(matrix_PP, jitter)
+            if factor_PP is not None:
+                return factor_PP, jitter, None
+        return None, 0.0, None
+
+    def _projection(self, system: System, state: CentreEigenProState) -> AbstractProjection:
+        if self._config.projection == "cholesky":
+            return CholeskyProjection(state.factor_PP, state.projection_jitter)
+        operator = SubsampledOperator(system.operator, state.centres_P)
+        return EigenProProjection(
+            operator,
+            self._inner(),
+            (state.inner_points_S, state.inner_directions_SQ, state.inner_damping_Q),
+        )
+
+    def _inner(self) -> EigenProSolve:
+        config = self._config
+        return EigenProSolve(
+            name="projection",
+            kernel=config.kernel,
+            epochs=config.projection_epochs,
+            tolerance=config.tolerance,
+            subsample=config.subsample,
+            top=config.top,
+            seed=config.seed,
+        )
+
+    def _delay(self, num_centres: int, block_rows: int) -> int:
+        """Return after how many blocks of rows the model is projected."""
+        if isinstance(self._config, EigenPro4Solve) and self._config.delay is not None:
+            return self._config.delay
+        return max(1, num_centres // block_rows) if self._config.projection == "eigenpro2" else 1
+
+    def _equations(self, system: System, centres_P: torch.Tensor) -> NormalEquations:
+        return NormalEquations(system, centres_P, self._points.samples_N if self._points is not None else None)
+
+    def _random(self, *stream: int) -> np.random.Generator:
+        """Return the random numbers of the set-up (1), of an epoch or of one of its blocks, whatever came before."""
+        return np.random.default_rng([self._config.seed, *stream])
+
+
+def _grown(
+    state: CentreEigenProState, rows_G: torch.Tensor, kernel_GP: torch.Tensor, window: Window, found: Descent
+) -> CentreEigenProState:
+    """Return the model with the samples of a window as further temporary centres."""
+    # Until an epoch was completed, nobody knows what residuals are relative to.
+    first = math.isinf(state.estimate)
+    sides = [found.changes_MT, found.gradients_MT, *([window.targets_MT] if first else [])]
+    pulled = (kernel_GP.T @ torch.cat(sides, dim=1)).double().split(found.changes_MT.shape[1], dim=1)
+    kept, changes_GT, back_QT = found.kept, found.changes_MT.double(), found.back_QT.double()
+    inner_QT = kept * state.inner_QT + (window.features_MQ.T @ found.changes_MT).double()
+    return replace(
+        state,
+        kept=kept * state.kept,
+        pending_W=torch.cat([state.pending_W, rows_G]),
+        pending_WT=torch.cat([kept * state.pending_WT, changes_GT]),
+        pulled_PT=kept * state.pulled_PT + pulled[0],
+        back_QT=kept * state.back_QT + back_QT,
+        inner_QT=inner_QT + state.eigenvalues_Q.unsqueeze(1) * back_QT,
+        met_PT=state.met_PT + pulled[1],
+        targets_PT=state.targets_PT + pulled[2] if first else state.targets_PT,
+        squares_T=state.squares_T + found.gradients_MT.double().square().sum(dim=0),
+    )

@@ -1,0 +1,110 @@
+"""Which solver: the one that is predicted to be fastest among those that fit, and a sentence that says why."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from ntkpipe.configs.errors import PlanError
+from ntkpipe.configs.solve.auto import AutoSolve
+from ntkpipe.configs.solve.base import IterativeSolve
+from ntkpipe.configs.solve.union import SECTIONS, SolveConfig
+from ntkpipe.workers.solvers.prediction import Machine, Prediction, Problem, predict
+
+FACTORISE_UP_TO = 20_000
+"""Samples for which a factorisation of the kernel is taken if it fits; one of features always is."""
+
+PCG_RANK = 2000
+CENTRES_PER_ROOT = 8
+"""Centres of a Falkon model: this many times the square root of N."""
+
+FEW_EPOCHS = 2
+"""Of descent, when time is short."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A solver and how it was chosen."""
+
+    section: SolveConfig
+    """What is solved with; never ``auto``."""
+    candidates: tuple[Prediction, ...]
+    """All that were weighed, the chosen one among them; none if nothing was to be chosen."""
+    why: str
+    """In a sentence; empty if nothing was to be chosen."""
+
+
+def choose(solve: SolveConfig, problem: Problem, machine: Machine, *, stops_early: bool = False) -> Choice:
+    """Return the solver of a section; of ``auto`` the quickest one that fits.
+
+    Args:
+        solve: What is asked.
+        problem: Sizes.
+        machine: Limits and speeds.
+        stops_early: Only solvers that take steps are of use.
+
+    Raises:
+        PlanError: None fits the memory.
+    """
+    if not isinstance(solve, AutoSolve):
+        return Choice(solve, (), "")
+    stops_early = stops_early or solve.early_stopping is not None
+    exact = list(_exact(solve, problem, stops_early))
+    weighed = [(section, predict(section, problem, machine)) for section in exact]
+    fitting = [(section, cost) for section, cost in weighed if cost.fits(machine)]
+    small = problem.size <= FACTORISE_UP_TO
+    direct = [pair for pair in fitting if pair[0].kind == "gram" or (pair[0].kind == "cholesky" and small)]
+    best = min(direct or fitting, key=lambda pair: pair[1].seconds, default=None)
+    reason = "a factorisation that fits needs no assumption on the spectrum" if direct else "the quickest that fits"
+    if best is None or (solve.budget_seconds is not None and best[1].seconds > solve.budget_seconds):
+        short = [(section, predict(section, problem, machine)) for section in _approximate(solve, problem)]
+        weighed += short
+        allowed = [pair for pair in short if pair[1].fits(machine)]
+        best = min(allowed, key=lambda pair: pair[1].seconds, default=best)
+        reason = "no solver of the system itself fits the memory and the time; this one stops short of it"
+    if best is None:
+        needed = min(cost.memory_bytes for _, cost in weighed)
+        raise PlanError(
+            f"solution {solve.name!r}: no solver of {problem.size:,} samples fits {machine.memory_bytes / 2**30:.1f} GiB; "
+            f"the smallest one needs {needed / 2**30:.1f} GiB. Raise resources.max_worker_bytes."
+        )
+    section, cost = best
+    why = (
+        f"{section.kind}: {reason}; about {duration(cost.seconds)}, {cost.passes:.1f} passes, "
+        f"{cost.memory_bytes / 2**30:.2f} GiB"
+    )
+    return Choice(section, tuple(cost for _, cost in weighed), why)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in a unit that a person would use."""
+    if seconds < 120:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _exact(solve: AutoSolve, problem: Problem, stops_early: bool) -> Iterator[SolveConfig]:
+    """Yield the solvers of the system itself."""
+    if problem.num_features is not None and not stops_early:
+        yield _section(solve, "gram")
+    if not stops_early:
+        yield _section(solve, "cholesky")
+        if problem.tiles:
+            yield _section(solve, "tile-cholesky")
+    yield _section(solve, "pcg", rank=max(1, min(PCG_RANK, problem.size // 5)))
+    yield _section(solve, "eigenpro2", epochs=20)
+
+
+def _approximate(solve: AutoSolve, problem: Problem) -> Iterator[SolveConfig]:
+    """Yield what is quicker than solving the system: a few epochs, or a model with few centres."""
+    yield _section(solve, "gauss-seidel", epochs=1)
+    yield _section(solve, "eigenpro2", epochs=FEW_EPOCHS)
+    yield _section(solve, "falkon", centres=max(1, min(problem.size, round(CENTRES_PER_ROOT * problem.size**0.5))))
+
+
+def _section(solve: AutoSolve, kind: str, **options: int) -> SolveConfig:
+    """Return the section of a kind that asks for what ``auto`` was asked for."""
+    section = SECTIONS[kind]
+    shared = section.model_fields.keys() & IterativeSolve.model_fields.keys()
+    values = {name: getattr(solve, name) for name in shared}
+    return section(**values, **options)
