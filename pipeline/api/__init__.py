@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ntkpipe.workers.solvers.solve import solve as solve
     from ntkpipe.workers.solvers.validation import Validation as Validation
     from ntkpipe.workers.sources.samples import Samples as Samples
+    from ntkpipe.workers.spectra.eigenpairs import eigenpairs as eigenpairs
+    from ntkpipe.workers.spectra.posterior import posterior as posterior
+    from ntkpipe.workers.spectra.traces import log_determinant as log_determinant
+    from ntkpipe.workers.spectra.traces import trace_of as trace_of
 
 _HOMES = {
     "KernelClassifier": "ntkpipe.workers.estimators.classifier",
@@ -41,17 +45,21 @@ _HOMES = {
     "Validation": "ntkpipe.workers.solvers.validation",
     "closed_form": "ntkpipe.workers.kernels.formulas",
     "closed_form_operator": "ntkpipe.workers.kernels.formulas",
+    "eigenpairs": "ntkpipe.workers.spectra.eigenpairs",
     "features": "ntkpipe.workers.kernels.library",
     "kernel_matrix": "ntkpipe.workers.kernels.library",
     "load_config": "ntkpipe.configs.loading",
+    "log_determinant": "ntkpipe.workers.spectra.traces",
     "open_run": "ntkpipe.pipeline.query",
     "plan": "ntkpipe.pipeline.run",
+    "posterior": "ntkpipe.workers.spectra.posterior",
     "random_features": "ntkpipe.workers.kernels.formulas",
     "resume": "ntkpipe.pipeline.run",
     "run": "ntkpipe.pipeline.run",
     "scale_mixture_posterior": "ntkpipe.workers.kernels.scale_mixture",
     "second_moments": "ntkpipe.workers.kernels.library",
     "solve": "ntkpipe.workers.solvers.solve",
+    "trace_of": "ntkpipe.workers.spectra.traces",
     "verify": "ntkpipe.pipeline.run",
 }
 

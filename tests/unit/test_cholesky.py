@@ -81,3 +81,56 @@ def test_the_operator_is_left_as_it_was():
     before = matrix.clone()
     solve_operator(solver_of("cholesky"), DenseOperator(matrix), torch.ones(20, 1, dtype=torch.float64), 0.0)
     assert torch.equal(matrix, before)
+
+
+def precise(matrix, y, ridge):
+    return torch.linalg.solve(matrix.double() + ridge * torch.eye(len(matrix), dtype=torch.float64), y)
+
+
+def factorised_dtypes(monkeypatch):
+    """Note the precision of every factorisation."""
+    found, factorise = [], torch.linalg.cholesky_ex
+
+    def noted(matrix):
+        found.append(matrix.dtype)
+        return factorise(matrix)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", noted)
+    return found
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_float32_matrix_is_factorised_in_float32_and_solved_as_accurately_as_in_float64(unit, monkeypatch):
+    dtypes = factorised_dtypes(monkeypatch)
+    matrix = unit * with_spectrum(torch.logspace(0, -3, 80))
+    matrix = matrix.float()
+    y = torch.randn(80, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    y *= torch.tensor([1e-150, 1e150], dtype=torch.float64)
+    solution = solve(matrix, y, method="cholesky", ridge=unit * 1e-3)
+    assert dtypes == [torch.float32]
+    assert (solution.status, solution.jitter) == ("converged", 0.0)
+    assert float(solution.residuals.max()) <= 1e-12
+    expected = precise(matrix, y, unit * 1e-3)
+    assert bool(((solution.alpha - expected).norm(dim=0) <= 1e-10 * expected.norm(dim=0)).all())
+    assert solution.certificate.condition == pytest.approx(1.001 / 2e-3, rel=0.3)
+
+
+def test_a_float32_matrix_too_ill_conditioned_for_it_is_factorised_in_float64(monkeypatch):
+    dtypes = factorised_dtypes(monkeypatch)
+    matrix = with_spectrum(torch.logspace(0, -9, 60, dtype=torch.float64)).float()
+    y = torch.randn(60, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    solution = solve(matrix, y, method="cholesky", ridge=1e-6)
+    assert dtypes[0] == torch.float32
+    assert dtypes[-1] == torch.float64 or float(solution.residuals.max()) <= 1e-8
+    assert solution.converged
+    negative = with_spectrum([1.0] * 19 + [-1.5e-3]).float()
+    dtypes.clear()
+    assert solve(negative, torch.ones(20), method="cholesky", ridge=0.0).jitter > 1.5e-3
+    assert dtypes == [torch.float32] + 10 * [torch.float64]
+
+
+def test_float64_is_used_for_everything_if_asked_for(monkeypatch):
+    dtypes = factorised_dtypes(monkeypatch)
+    solve(torch.eye(5), torch.ones(5), method="cholesky", precision="float64")
+    solve(torch.eye(5, dtype=torch.float64), torch.ones(5), method="cholesky")
+    assert dtypes == [torch.float64, torch.float64]

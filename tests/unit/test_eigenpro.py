@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from array_tiles import ArrayTiles
@@ -10,6 +11,8 @@ from solving import laplace, solver_of, targets
 
 from ntkpipe.workers.operators.blocked import BlockedOperator
 from ntkpipe.workers.operators.dense import DenseOperator
+from ntkpipe.workers.solvers.descent.flattening import is_indefinite, leading_pairs
+from ntkpipe.workers.solvers.descent.window import Window, descend
 from ntkpipe.workers.solvers.solve import solve, solve_operator
 from ntkpipe.workers.solvers.system import make_system
 
@@ -140,3 +143,89 @@ def test_float32_matrices_reach_tolerances_below_float32_when_asked_to():
     solution = solve(matrix, y, method="eigenpro2", ridge=1.0, epochs=200, tolerance=1e-9)
     assert solution.converged
     assert relative_error(solution, matrix, y, 1.0) <= 1e-8
+
+
+def test_steps_within_a_window_are_those_of_batches_that_read_their_rows_anew():
+    matrix, y, ridge = laplace(120), targets(120), 0.3
+    points, rows = torch.arange(0, 120, 4), torch.arange(30, 60)
+    eigenvalues, vectors = torch.linalg.eigh(matrix[points][:, points])
+    directions, damping = vectors[:, -5:], 0.9 / eigenvalues[-5:].unsqueeze(1)
+    alpha = targets(120, seed=8)
+    features = matrix[rows][:, points] @ directions
+    responses = features.clone()
+    here = (points >= 30) & (points < 60)
+    responses[points[here] - 30] += ridge * directions[here]
+    nugget = matrix[rows][:, rows] + ridge * torch.eye(30, dtype=torch.float64)
+    fitted = matrix[rows] @ alpha + ridge * alpha[rows]
+    batches = torch.randperm(30, generator=torch.Generator().manual_seed(1)).chunk(4)
+    window = Window(nugget, features, responses, fitted, y[rows], damping)
+    found = descend(window, batches, 1.0, np.random.default_rng(0))
+    moved = alpha.clone()
+    moved[rows] += found.changes_MT
+    moved[points] += directions @ found.back_QT
+
+    random = np.random.default_rng(0)
+    for batch in batches:
+        at = rows[batch]
+        gradient = matrix[at] @ alpha + ridge * alpha[at] - y[at]
+        part = matrix[at][:, points] @ directions
+        block = nugget[batch][:, batch] - part @ (damping * part.T)
+        vector = torch.from_numpy(random.standard_normal((len(batch), 1)))
+        for _ in range(8):
+            vector = block @ (vector / vector.norm())
+        rate = 1.5 / float(vector.norm())
+        alpha[at] -= rate * gradient
+        alpha[points] += rate * directions @ (damping * (part.T @ gradient))
+        torch.testing.assert_close(found.gradients_MT[batch], gradient, rtol=0, atol=1e-10)
+    torch.testing.assert_close(moved, alpha, rtol=0, atol=1e-10)
+
+
+def test_a_decay_is_a_preconditioned_step_towards_zero():
+    matrix, ridge = laplace(80), 5.0
+    points, rows = torch.arange(0, 80, 2), torch.arange(80)
+    eigenvalues, vectors = torch.linalg.eigh(matrix[points][:, points])
+    directions, values = vectors[:, -4:], eigenvalues[-4:].unsqueeze(1)
+    damping, alpha = 0.8 / values, targets(80, seed=8)
+    features = matrix[:, points] @ directions
+    fitted = matrix @ alpha
+    window = Window(matrix, features, features, fitted, fitted, damping, ridge / 80, features.T @ alpha, values)
+    found = descend(window, [rows], 1.0, np.random.default_rng(0))
+    moved = found.kept * alpha + found.changes_MT
+    moved[points] += directions @ found.back_QT
+    # Targets are what is predicted already, so that nothing but the decay moves the model.
+    held = torch.zeros_like(alpha)
+    held[points] = directions @ (damping * (features.T @ alpha))
+    torch.testing.assert_close(moved, alpha - (1 - found.kept) * (alpha - held), rtol=0, atol=1e-10)
+    assert 0 < found.kept < 1
+
+
+@pytest.mark.parametrize("num_pairs", [5, 20, 100])
+def test_leading_pairs_are_orthonormal_and_never_exceed_the_true_eigenvalues(num_pairs):
+    matrix = laplace(300)
+    values, vectors = leading_pairs(matrix, num_pairs, np.random.default_rng(0))
+    true = torch.linalg.eigvalsh(matrix).flip(0)[:num_pairs]
+    assert (values <= true * (1 + 1e-12)).all()
+    assert (values >= 0.9 * true).all()
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(num_pairs, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close((vectors.T @ matrix @ vectors).diagonal(), values, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(("shift", "ridge", "found"), [(0.0, 0.0, False), (0.5, 0.0, True), (0.5, 0.6, False)])
+def test_a_principal_submatrix_shows_what_is_indefinite(shift, ridge, found):
+    matrix = laplace(100) - shift * torch.eye(100, dtype=torch.float64)
+    largest = float(torch.linalg.eigvalsh(matrix)[-1]) + ridge
+    assert is_indefinite(matrix, ridge, largest) is found
+
+
+def test_coefficients_change_at_the_end_of_an_epoch_and_every_block_can_be_stored():
+    system = make_system(DenseOperator(laplace(100), block_rows=30), targets(100), 0.1)
+    solver = solver_of("eigenpro2", epochs=2, subsample=40, top=10)
+    state = solver.init(system)
+    for blocks_done in (1, 2, 3):
+        state = solver.step(system, state)
+        assert (state.steps, state.blocks_done) == (0, blocks_done)
+        assert not state.alpha_NT.any()
+        assert state.moving_NT.any()
+    state = solver.step(system, state)
+    assert (state.steps, state.blocks_done) == (1, 0)
+    assert torch.equal(state.alpha_NT, state.moving_NT)

@@ -1,6 +1,7 @@
 """Logistic regression on a kernel, against scikit-learn on explicit features and against finite differences."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ntkpipe.workers.solvers.glm.losses import LOSSES
 from ntkpipe.workers.solvers.glm.newton import step_length
 from ntkpipe.workers.solvers.glm.objective import Objective
 from ntkpipe.workers.solvers.solve import one_hot_targets, solve, solve_operator
+from ntkpipe.workers.solvers.system import make_system
 from ntkpipe.workers.solvers.validation import Validation
 
 RIDGE = 0.3
@@ -179,6 +181,39 @@ def test_a_start_from_the_solution_is_over_at_once_and_any_start_leads_there():
         other = fit(matrix, y, warm_start=scale * targets(90, seed=3))
         assert other.converged
         torch.testing.assert_close(other.fitted, cold.fitted, rtol=0, atol=1e-7)
+
+
+def test_a_start_that_is_worse_than_zero_is_not_used():
+    matrix, labels = problem()
+    y = one_hot_targets(labels)
+    system = replace(make_system(DenseOperator(matrix), y, RIDGE), start_NT=1e6 * targets(90, seed=3))
+    assert not solver_of("logistic").init(system).alpha_NT.any()
+
+
+def test_logits_that_have_drifted_convince_nobody():
+    matrix, labels = problem()
+    solver, system = (
+        solver_of("logistic", tolerance=1e-6),
+        make_system(DenseOperator(matrix), one_hot_targets(labels), RIDGE),
+    )
+    state = solver.init(system)
+    while state.status is None:
+        state = solver.step(system, state)
+    drifted = state.logits_NT + 0.1 * targets(90, seed=6)
+    gradient = torch.softmax(drifted, dim=1) - system.rhs_NT + RIDGE * state.alpha_NT
+    state = replace(state, status=None, logits_NT=drifted, gradient_NT=gradient, image_NT=matrix @ gradient)
+    while state.status is None:
+        state = solver.step(system, state)
+    assert state.status == "converged"
+    assert float(solver.certify(system, state).residuals_T.max()) <= 1e-6
+
+
+def test_rounding_ends_a_solve_long_before_its_budget():
+    matrix, labels = problem()
+    solution = fit(matrix, one_hot_targets(labels), tolerance=1e-300, steps=1000)
+    assert solution.status == "stagnated"
+    assert solution.certificate.steps < 50
+    assert float(solution.residuals.max()) < 1e-12
 
 
 def test_a_kernel_of_low_rank_with_duplicates_is_solved():

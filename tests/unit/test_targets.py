@@ -132,6 +132,15 @@ def test_weights_of_any_unit_are_solved_equally_well(solver):
         assert_near(solution.alpha, weighted(matrix, y, RIDGE, weights_N), 10 * tolerance)
 
 
+def test_a_solver_sees_entries_of_about_one_whatever_the_weights_are():
+    y, weights_N = 1e9 * targets(50), 1e-8 * weights(50, zeros=[7])
+    y[7] = 1e200
+    system = Scaling.of(DenseOperator(rbf(50)), y, RIDGE, weights_N=weights_N).system
+    largest_T = system.rhs_NT.abs().amax(dim=0)
+    assert bool(((largest_T >= 0.5) & (largest_T < 1)).all())
+    torch.testing.assert_close(system.norms_T, system.rhs_NT.norm(dim=0))
+
+
 def test_weighted_features_are_still_features():
     features, y, weights_N = targets(50, columns=7, seed=3), targets(50), weights(50, zeros=[4])
     scaling = Scaling.of(FeatureOperator(features), y, RIDGE, weights_N=weights_N)

@@ -34,8 +34,9 @@ class Certificate:
     bytes_read: float
     """From storage."""
     flags: tuple[str, ...] = field(default=())
-    """What a user should know: ``jittered``, ``indefinite``, ``stagnated``, ``budget``, ``diverged``,
-    ``ridge-below-precision``, ``duplicates``, ``subsample-cut``."""
+    """What a user should know: why the solver stopped unless it converged (``budget``, ``stagnated``, ``indefinite``,
+    ``diverged``), ``jittered``, and ``ridge-below-precision``: the ridge is less than what rounding has done to the
+    matrix, so that another precision would give other coefficients."""
 
 
 def residual(system: System, alpha_NT: torch.Tensor) -> torch.Tensor:
@@ -60,3 +61,15 @@ def backward_errors(system: System, state: SolverState, evidence: Evidence) -> t
     norm = diagonal if math.isnan(state.largest) else max(state.largest, diagonal)
     alpha_T: torch.Tensor = torch.linalg.vector_norm(state.alpha_NT.double(), dim=0)
     return evidence.residuals_T * system.norms_T / (norm * alpha_T + system.norms_T)
+
+
+def flags(system: System, state: SolverState) -> tuple[str, ...]:
+    """Return what a user should know, see :class:`Certificate`; NaN estimates say nothing."""
+    found = [] if state.status in (None, "converged", "stopped-early") else [state.status]
+    if state.jitter:
+        found.append("jittered")
+    diagonal = float(system.operator.diagonal().double().abs().max())
+    largest = diagonal if math.isnan(state.largest) else max(diagonal, state.largest)
+    if system.ridge <= torch.finfo(system.operator.dtype).eps * largest:
+        found.append("ridge-below-precision")
+    return tuple(found)

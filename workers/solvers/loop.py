@@ -11,7 +11,7 @@ import torch
 
 from ntkpipe.workers.operators.metered import MeteredOperator
 from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, AbstractSolver, SolverState
-from ntkpipe.workers.solvers.certificate import Certificate, backward_errors
+from ntkpipe.workers.solvers.certificate import Certificate, backward_errors, flags
 from ntkpipe.workers.solvers.solution import Solution
 from ntkpipe.workers.solvers.system import System
 
@@ -154,7 +154,6 @@ class SolveLoop:
         system = self._system if math.isnan(state.ridge) else replace(self._system, ridge=state.ridge)
         evidence = self._solver.certify(system, state)
         assert state.status is not None
-        flags = (state.status,) if state.status not in ("converged", "stopped-early") else ()
         certificate = Certificate(
             equation=self._solver.equation,
             residuals=evidence.residuals_T,
@@ -166,7 +165,7 @@ class SolveLoop:
             steps=state.steps,
             passes=self._metered.passes,
             bytes_read=self._metered.bytes_read,
-            flags=(*flags, *(("jittered",) if state.jitter else ())),
+            flags=flags(self._system, state),
         )
         return Solution(
             alpha=state.alpha_NT.double(),

@@ -6,7 +6,7 @@ dual side, N <= K, alpha solves (Phi Phi^T + ridge I) alpha = y itself.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -15,12 +15,12 @@ from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.configs.solve.direct import GramSolve
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.operators.rectangle import AbstractRectangle
-from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, Evidence, SolverState
+from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, Evidence
 from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
 from ntkpipe.workers.solvers.direct import ridge_path, streaming
 from ntkpipe.workers.solvers.direct.cholesky import extreme_eigenvalues
 from ntkpipe.workers.solvers.direct.factor import Factor
-from ntkpipe.workers.solvers.direct.ridge_path import RidgePath
+from ntkpipe.workers.solvers.direct.gram_state import GramState, path_of, with_path
 from ntkpipe.workers.solvers.system import System
 
 COARSEST_SINGLE = 1e-7
@@ -32,37 +32,6 @@ SMALLEST_SHIFT = 1e-12
 
 FLOOR = 16 * torch.finfo(torch.float64).eps
 """Times the condition number: relative residuals that no Gram matrix makes smaller, as alpha itself is rounded."""
-
-REFINE_ROWS = 256
-"""Rows that are converted to float64 at a time; more of them leave the processor's cache."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GramState(SolverState):
-    """Which pass comes next, and what the passes so far have found. S is the smaller one of N and K."""
-
-    phase: str = "gram"
-    """The next pass: ``gram``, ``leave-one-out`` or ``refine``."""
-    single: bool
-    """Whether the Gram matrix is made of float32 products."""
-    factor_SS: torch.Tensor
-    """Of the Gram matrix, see :class:`Factor`; no rows before there is one."""
-    inverse_S: torch.Tensor
-    projected_ST: torch.Tensor
-    """V^T Phi^T y, or V^T y on the dual side; for a path."""
-    values_S: torch.Tensor
-    """Eigenvalues, ascending and at least 0; for a path."""
-    weights_KT: torch.Tensor
-    duals_KT: torch.Tensor
-    """z with alpha = Phi z; for least squares."""
-    ridges_R: torch.Tensor
-    dof_R: torch.Tensor
-    train_RT: torch.Tensor
-    loo_RT: torch.Tensor
-    """The path, and behind it the ridge itself where none is selected."""
-    leverages_N: torch.Tensor
-    """At the ridge that is used; empty unless leave-one-out errors were asked for."""
-    refinements: int = 0
 
 
 @final
@@ -140,7 +109,9 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         if _dual(features):
             return streaming.dual_part(features, part, dtype)
         if state.phase == "refine":
-            return _refine_part(features, system.rhs_NT, state, _ridge(system, state), part)
+            return streaming.refinement_part(
+                features, system.rhs_NT, state.weights_KT, state.duals_KT, _ridge(system, state), part
+            )
         if state.phase == "gram":
             return streaming.primal_part(features, system.rhs_NT, part, dtype)
         return ridge_path.leave_one_out_part(
@@ -170,7 +141,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         """Weights, path and leverages, see the class."""
         found = {"weights": state.weights_KT} if state.weights_KT.numel() else {}
         if self._config.ridges:
-            path, shown = _path(state), slice(len(self._config.ridges))
+            path, shown = path_of(state), slice(len(self._config.ridges))
             found |= {
                 "path_ridges": path.ridges_R[shown],
                 "path_dof": path.dof_R[shown],
@@ -223,9 +194,9 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         state = replace(state, factor_SS=vectors_SS, values_S=values_S, projected_ST=projected_ST)
         if dual:
             path, leverages_NR = ridge_path.dual_path(values_S, vectors_SS, system.rhs_NT, system.norms_T, ridges_R)
-            return self._choose(system, _with_path(state, path), leverages_NR)
+            return self._choose(system, with_path(state, path), leverages_NR)
         path = ridge_path.primal_path(values_S, projected_ST, system.rhs_NT, system.norms_T, ridges_R)
-        state = _with_path(state, path)
+        state = with_path(state, path)
         if self._leave_one_out:
             return replace(state, phase="leave-one-out")
         return self._choose(system, state, system.rhs_NT.new_zeros(system.size, 0))
@@ -243,7 +214,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         """Settle on a ridge and solve with it."""
         ridge, index, values_S = system.ridge, -1, state.values_S
         if self._config.select != "none":
-            index = _path(state).selected(self._config.select)
+            index = path_of(state).selected(self._config.select)
             ridge = float(state.ridges_R[index])
             state = replace(state, ridge=ridge)
         if self._leave_one_out:
@@ -347,35 +318,8 @@ def _shift(ridge: float, mean: float) -> float:
     return max(ridge, SMALLEST_SHIFT * mean)
 
 
-def _path(state: GramState) -> RidgePath:
-    return RidgePath(state.ridges_R, state.dof_R, state.train_RT, state.loo_RT, len(state.alpha_NT))
-
-
-def _with_path(state: GramState, path: RidgePath) -> GramState:
-    return replace(state, ridges_R=path.ridges_R, dof_R=path.dof_R, train_RT=path.train_RT, loo_RT=path.loo_RT)
-
-
 def _again_in_double(state: GramState, reason: str = "") -> GramState:
     """Return the state before a Gram matrix of float64 products."""
     if not state.single:
         raise NumericalError(f"{reason}; divide the features by a constant.")
     return replace(state, phase="gram", single=False, jitter=0.0, residual=math.nan, refinements=0)
-
-
-def _refine_part(
-    features: AbstractRectangle, rhs_NT: torch.Tensor, state: GramState, ridge: float, part: int
-) -> torch.Tensor:
-    """Return a summand of Phi^T alpha, for least squares also of Phi^T (y - Phi w), and of alpha itself, one below another."""
-    size, num_features = features.shape
-    least_squares = state.duals_KT.numel() > 0
-    sums = 2 if least_squares else 1
-    total = rhs_NT.new_zeros(sums * num_features + size, rhs_NT.shape[1])
-    alpha_NT = total[sums * num_features :]
-    for span, stored_MK in streaming.row_blocks(features, part, streaming.num_row_parts(features), longest=REFINE_ROWS):
-        rows_MK = stored_MK.double()
-        errors_MT = rhs_NT[span] - rows_MK @ state.weights_KT
-        if least_squares:
-            total[num_features : 2 * num_features].addmm_(rows_MK.T, errors_MT)
-        alpha_NT[span] = rows_MK @ state.duals_KT if least_squares else errors_MT / ridge
-        total[:num_features].addmm_(rows_MK.T, alpha_NT[span])
-    return total

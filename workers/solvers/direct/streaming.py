@@ -18,6 +18,9 @@ PANEL = 512
 LONGEST_SUM = 4096
 """Products of float32 entries that are added up in float32; sums of those are added up in float64."""
 
+REFINE_ROWS = 256
+"""Rows that are converted to float64 at a time; more of them leave the processor's cache."""
+
 DUAL_ROWS = 4096
 """Rows of a part on the dual side, for each of which all features before it are read again."""
 
@@ -87,3 +90,31 @@ def mirrored(lower_SS: torch.Tensor) -> torch.Tensor:
     """Return the symmetric matrix of a lower triangle; it is overwritten."""
     upper_SS = lower_SS.tril(-1).T
     return lower_SS.tril_().add_(upper_SS)
+
+
+def refinement_part(
+    features: AbstractRectangle,
+    rhs_NT: torch.Tensor,
+    weights_KT: torch.Tensor,
+    duals_KT: torch.Tensor,
+    ridge: float,
+    part: int,
+) -> torch.Tensor:
+    """Return a summand of Phi^T alpha, for least squares of Phi^T (y - Phi w), and of alpha, stacked; float64.
+
+    alpha is Phi z for least squares, for which z is given, and else (y - Phi w) / ridge. O(N K T) over all parts, the
+    features are read once.
+    """
+    size, num_features = features.shape
+    least_squares = duals_KT.numel() > 0
+    sums = 2 if least_squares else 1
+    total = rhs_NT.new_zeros(sums * num_features + size, rhs_NT.shape[1])
+    alpha_NT = total[sums * num_features :]
+    for span, stored_MK in row_blocks(features, part, num_row_parts(features), longest=REFINE_ROWS):
+        rows_MK = stored_MK.double()
+        errors_MT = rhs_NT[span] - rows_MK @ weights_KT
+        if least_squares:
+            total[num_features : 2 * num_features].addmm_(rows_MK.T, errors_MT)
+        alpha_NT[span] = rows_MK @ duals_KT if least_squares else errors_MT / ridge
+        total[:num_features].addmm_(rows_MK.T, alpha_NT[span])
+    return total
