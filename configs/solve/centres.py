@@ -56,4 +56,4 @@ class EigenPro4Solve(CentreDescentSolve):
 
     kind: Literal["eigenpro4"] = "eigenpro4"
     delay: int | None = Field(None, ge=1)
-    """Blocks of rows between two projections; by default one, or as many as have P rows for ``eigenpro2``."""
+    """Blocks of rows between two projections; by default as many as have P rows."""

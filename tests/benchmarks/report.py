@@ -65,26 +65,36 @@ def facts(before: Machine, after: Machine) -> str:
 
 def print_tables(machines: Machines, results: Sequence[WorkloadResult]) -> None:
     """Print for a terminal."""
+    print_grids(grids(results), (facts(*machines), *NOTES))
+
+
+def print_grids(found: Sequence[Grid], lines: Sequence[str]) -> None:
+    """Print tables, and lines below them, for a terminal."""
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for grid in grids(results):
+    for grid in found:
         table = Table(title=grid.title, title_justify="left")
         for name in grid.header:
             table.add_column(name)
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
-    for line in (facts(*machines), *NOTES):
+    for line in lines:
         console.print(line, highlight=False, markup=False)
 
 
 def markdown(machines: Machines, results: Sequence[WorkloadResult]) -> str:
     """Return the same for a Markdown file."""
+    return markdown_grids(grids(results), facts(*machines), NOTES)
+
+
+def markdown_grids(found: Sequence[Grid], line: str, notes: Sequence[str]) -> str:
+    """Return tables, a line and notes for a Markdown file."""
     lines = []
-    for grid in grids(results):
+    for grid in found:
         lines += [f"**{grid.title}**", ""]
         lines += [_markdown_row(row) for row in (grid.header, ("---",) * len(grid.header), *grid.rows)]
         lines += [""]
-    return "\n".join([*lines, facts(*machines), "", *(f"* {note}" for note in NOTES)])
+    return "\n".join([*lines, line, "", *(f"* {note}" for note in notes)])
 
 
 def as_data(machines: Machines, results: Sequence[WorkloadResult]) -> dict[str, Any]:

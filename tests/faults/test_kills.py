@@ -3,12 +3,11 @@
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, TESTS
+from processes import children, start, workers_of
 from runs import chunk_hashes
 
 import ntkpipe
@@ -21,45 +20,6 @@ KILLS = int(os.environ.get("NTKPIPE_TEST_KILLS", "5"))
 
 RUN_SECONDS = 20.0
 """About how long an undisturbed run takes; kills are spread over it."""
-
-
-def start(*arguments):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        cwd=TESTS,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def children(process):
-    """Return the ids of the processes whose parent is ``process``."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[1]) == process:
-            found.append(int(path.parent.name))
-    return found
-
-
-def workers_of(driver):
-    """Return the ids of the actor processes of a driver: children of its raylet."""
-    found = []
-    for child in children(driver):
-        for process in children(child):
-            try:
-                command = Path(f"/proc/{process}/cmdline").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if "ray::_Actor" in command:
-                found.append(process)
-    return found
 
 
 def finished(run):

@@ -21,7 +21,7 @@ class Certificate:
     """(T,) true relative residuals, accumulated in float64."""
     backward_errors: torch.Tensor
     """(T,) residual / (||K + ridge I|| ||alpha|| + ||y||): how far the nearest system is that alpha solves exactly. The
-    norm is the solver's estimate, or else the largest diagonal entry, which only makes the error look larger. NaN for an
+    norm is the solver's estimate, or else the largest diagonal entry, which only makes the error look larger. Empty for an
     equation that is not linear."""
     condition: float
     """Largest over smallest eigenvalue of K + ridge I, as the solver estimates them; NaN where it does not."""

@@ -159,7 +159,7 @@ class SolveLoop:
             residuals=evidence.residuals_T,
             backward_errors=backward_errors(system, state, evidence)
             if self._solver.linear
-            else torch.full_like(evidence.residuals_T, math.nan),
+            else evidence.residuals_T.new_empty(0),
             condition=state.largest / state.smallest if state.smallest > 0 else math.nan,
             jitter=state.jitter,
             steps=state.steps,

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 
 from ntkpipe.configs.solve.centres import EigenPro3Solve, EigenPro4Solve
-from ntkpipe.configs.solve.descent import EigenProSolve
-from ntkpipe.workers.operators.algebra import SubsampledOperator
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, Status
-from ntkpipe.workers.solvers.centres.factors import cholesky, jitter_ladder
-from ntkpipe.workers.solvers.centres.moving import FIRST_BATCH_ROWS, CentreEigenProState, projected, settled
+from ntkpipe.workers.solvers.centres.moving import FIRST_BATCH_ROWS, CentreEigenProState, Directions, projected, settled
 from ntkpipe.workers.solvers.centres.normal import NormalEquations, Points, drawn_centres, spread
-from ntkpipe.workers.solvers.centres.projection import AbstractProjection, CholeskyProjection, EigenProProjection
+from ntkpipe.workers.solvers.centres.projection import (
+    AbstractProjection,
+    PreparedProjection,
+    make_projection,
+    prepare_projection,
+)
 from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs
 from ntkpipe.workers.solvers.descent.window import Descent, Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
@@ -74,13 +76,14 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
         nystrom_S = torch.from_numpy(np.sort(random.permutation(len(centres_P))[: self._config.subsample]))
         nystrom_at_S = centres_P[nystrom_S]
         matrix_SS = operator.submatrix(nystrom_at_S)
+        # One more than are flattened: the first one that is not gives the level.
         values_Q, vectors_SQ = leading_pairs(matrix_SS, min(self._config.top + 1, len(nystrom_S)), random)
         bound = float(operator.diagonal().double().max()) + system.ridge / equations.num_samples
         indefinite = bound <= 0 or is_indefinite(matrix_SS, 0.0, float(values_Q[0]))
-        damping_Q = (
-            values_Q[:0]
-            if indefinite
-            else damping(
+        prepared = None if indefinite else prepare_projection(self._config, operator, centres_P)
+        damping_Q = values_Q[:0]
+        if prepared is not None:
+            damping_Q = damping(
                 values_Q,
                 num_points=len(nystrom_S),
                 ridge=system.ridge,
@@ -88,46 +91,27 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
                 bound=bound,
                 batch_rows=operator.block_rows,
             )
-        )
         directions_SQ = vectors_SQ[:, : len(damping_Q)].contiguous()
-        factor_PP, jitter, inner = self._prepared(system, centres_P, skip=indefinite)
-        zeros_PT = system.rhs_NT.new_zeros(len(centres_P), system.rhs_NT.shape[1])
-        zeros_QT = zeros_PT.new_zeros(len(damping_Q), zeros_PT.shape[1])
-        nothing = zeros_PT.new_zeros(0)
-        return CentreEigenProState(
-            alpha_NT=torch.zeros_like(system.rhs_NT),
-            status="indefinite" if indefinite or (factor_PP is None and inner is None) else None,
-            centres_P=centres_P,
-            nystrom_S=nystrom_S,
-            directions_SQ=directions_SQ,
-            eigenvalues_Q=values_Q[: len(damping_Q)],
-            damping_Q=damping_Q,
-            products_PQ=operator.entries(centres_P, nystrom_at_S).double() @ directions_SQ,
-            factor_PP=nothing if factor_PP is None else factor_PP,
-            inner_points_S=nothing.long() if inner is None else inner[0],
-            inner_directions_SQ=nothing if inner is None else inner[1],
-            inner_damping_Q=nothing if inner is None else inner[2],
-            projection_jitter=jitter,
-            solved_PT=zeros_PT,
-            kept=1.0,
-            pending_W=nothing.long(),
-            pending_WT=zeros_PT[:0],
-            pulled_PT=zeros_PT,
-            back_QT=zeros_QT,
-            inner_QT=zeros_QT,
-            met_PT=zeros_PT,
-            targets_PT=zeros_PT,
-            squares_T=torch.zeros_like(system.norms_T),
-            best_PT=zeros_PT,
-            best_residual=1.0,
-            batch_rows=min(FIRST_BATCH_ROWS, operator.block_rows),
+        products_PQ = operator.entries(centres_P, nystrom_at_S).double() @ directions_SQ
+        return self._start(
+            system,
+            prepared,
+            centres_P,
+            Directions(nystrom_S, directions_SQ, values_Q[: len(damping_Q)], damping_Q, products_PQ),
         )
 
     def step(self, system: System, state: CentreEigenProState) -> CentreEigenProState:
         """Descend on the next block of samples; after the last one, or where the residual has grown too far, judge."""
         blocks = self._equations(system, state.centres_P).sample_blocks()
         index = int(self._random(2 + state.steps).permutation(len(blocks))[state.blocks_done])
-        projection = self._projection(system, state)
+        prepared = PreparedProjection(
+            state.factor_PP,
+            state.projection_jitter,
+            state.inner_points_S,
+            state.inner_directions_SQ,
+            state.inner_damping_Q,
+        )
+        projection = make_projection(self._config, system.operator, state.centres_P, prepared)
         state = self._descend(system, state, blocks[index], index, projection)
         seen = float((state.squares_T.sqrt() / system.norms_T).max())
         sound = seen <= DIVERGENCE * max(state.best_residual, self._config.tolerance)
@@ -143,6 +127,43 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
     def certify(self, system: System, state: CentreEigenProState) -> Evidence:
         """Recompute the residual of the normal equations."""
         return self._equations(system, state.centres_P).evidence(state.alpha_NT[state.centres_P])
+
+    def _start(
+        self, system: System, prepared: PreparedProjection | None, centres_P: torch.Tensor, found: Directions
+    ) -> CentreEigenProState:
+        """Return the zero model."""
+        num_centres, num_directions = found.products_PQ.shape
+        zeros_PT = system.rhs_NT.new_zeros(num_centres, system.rhs_NT.shape[1])
+        zeros_QT = zeros_PT.new_zeros(num_directions, zeros_PT.shape[1])
+        projection = prepared or PreparedProjection.nothing()
+        return CentreEigenProState(
+            alpha_NT=torch.zeros_like(system.rhs_NT),
+            status="indefinite" if prepared is None else None,
+            factor_PP=projection.factor_PP,
+            inner_points_S=projection.points_S,
+            inner_directions_SQ=projection.directions_SQ,
+            inner_damping_Q=projection.damping_Q,
+            projection_jitter=projection.jitter,
+            solved_PT=zeros_PT,
+            kept=1.0,
+            pending_W=centres_P[:0],
+            pending_WT=zeros_PT[:0],
+            pulled_PT=zeros_PT,
+            back_QT=zeros_QT,
+            inner_QT=zeros_QT,
+            met_PT=zeros_PT,
+            targets_PT=zeros_PT,
+            squares_T=torch.zeros_like(system.norms_T),
+            best_PT=zeros_PT,
+            best_residual=1.0,
+            batch_rows=min(FIRST_BATCH_ROWS, system.operator.block_rows),
+            centres_P=centres_P,
+            nystrom_S=found.nystrom_S,
+            directions_SQ=found.directions_SQ,
+            eigenvalues_Q=found.eigenvalues_Q,
+            damping_Q=found.damping_Q,
+            products_PQ=found.products_PQ,
+        )
 
     def _descend(
         self,
@@ -252,49 +273,11 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
         norms_T: torch.Tensor = torch.linalg.vector_norm(gradient_PT, dim=0)
         return float((norms_T / self._equations(system, state.centres_P).norms(state.targets_PT)).max())
 
-    def _prepared(
-        self, system: System, centres_P: torch.Tensor, *, skip: bool
-    ) -> tuple[torch.Tensor | None, float, tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None]:
-        """Return the factor of K_PP and its jitter, or the set-up of EigenPro 2; neither where K_PP is indefinite."""
-        if skip:
-            return None, 0.0, None
-        operator = system.operator
-        if self._config.projection == "eigenpro2":
-            return None, 0.0, EigenProProjection.prepare(SubsampledOperator(operator, centres_P), self._inner())
-        matrix_PP = operator.submatrix(centres_P)
-        for jitter in jitter_ladder(matrix_PP, operator.dtype):
-            factor_PP = cholesky(matrix_PP, jitter)
-            if factor_PP is not None:
-                return factor_PP, jitter, None
-        return None, 0.0, None
-
-    def _projection(self, system: System, state: CentreEigenProState) -> AbstractProjection:
-        if self._config.projection == "cholesky":
-            return CholeskyProjection(state.factor_PP, state.projection_jitter)
-        operator = SubsampledOperator(system.operator, state.centres_P)
-        return EigenProProjection(
-            operator,
-            self._inner(),
-            (state.inner_points_S, state.inner_directions_SQ, state.inner_damping_Q),
-        )
-
-    def _inner(self) -> EigenProSolve:
-        config = self._config
-        return EigenProSolve(
-            name="projection",
-            kernel=config.kernel,
-            epochs=config.projection_epochs,
-            tolerance=config.tolerance,
-            subsample=config.subsample,
-            top=config.top,
-            seed=config.seed,
-        )
-
     def _delay(self, num_centres: int, block_rows: int) -> int:
         """Return after how many blocks of rows the model is projected."""
         if isinstance(self._config, EigenPro4Solve) and self._config.delay is not None:
             return self._config.delay
-        return max(1, num_centres // block_rows) if self._config.projection == "eigenpro2" else 1
+        return max(1, num_centres // block_rows)
 
     def _equations(self, system: System, centres_P: torch.Tensor) -> NormalEquations:
         return NormalEquations(system, centres_P, self._points.samples_N if self._points is not None else None)

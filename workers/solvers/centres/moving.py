@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 
@@ -11,6 +11,18 @@ from ntkpipe.workers.solvers.centres.projection import AbstractProjection
 
 FIRST_BATCH_ROWS = 64
 """Until the critical batch size has been measured."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """Eigendirections that are flattened; see the state."""
+
+    nystrom_S: torch.Tensor
+    directions_SQ: torch.Tensor
+    eigenvalues_Q: torch.Tensor
+    damping_Q: torch.Tensor
+    products_PQ: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
