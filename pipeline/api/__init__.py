@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ntkpipe.workers.kernels.library import kernel_matrix as kernel_matrix
     from ntkpipe.workers.kernels.library import second_moments as second_moments
     from ntkpipe.workers.kernels.scale_mixture import scale_mixture_posterior as scale_mixture_posterior
+    from ntkpipe.workers.solvers.centres.fit import fit_centres as fit_centres
     from ntkpipe.workers.solvers.solution import Solution as Solution
     from ntkpipe.workers.solvers.solve import solve as solve
     from ntkpipe.workers.solvers.validation import Validation as Validation
@@ -47,6 +48,7 @@ _HOMES = {
     "closed_form_operator": "ntkpipe.workers.kernels.formulas",
     "eigenpairs": "ntkpipe.workers.spectra.eigenpairs",
     "features": "ntkpipe.workers.kernels.library",
+    "fit_centres": "ntkpipe.workers.solvers.centres.fit",
     "kernel_matrix": "ntkpipe.workers.kernels.library",
     "load_config": "ntkpipe.configs.loading",
     "log_determinant": "ntkpipe.workers.spectra.traces",

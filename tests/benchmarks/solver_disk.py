@@ -3,13 +3,16 @@
 import os
 import resource
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 import torch
 
+from benchmarks.measure import timed, with_peak_memory
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.kernel import AbstractMatrix
@@ -17,7 +20,8 @@ from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
 from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.stores import open_store
-from ntkpipe.workers.operators.blocked import BlockedOperator
+
+T = TypeVar("T")
 
 NAME = "laplace"
 SPLIT = "train"
@@ -51,10 +55,8 @@ class ColdTiles:
 
     def tile(self, row: int, column: int) -> np.ndarray[Any, Any]:
         """Read a tile from the disk."""
-        drop(self.path(row, column))
-        values = self._matrix.tile(row, column)
-        self.bytes_read += values.nbytes
-        return values
+        self._drop(row, column)
+        return self._matrix.tile(row, column)
 
     def diagonal(self) -> np.ndarray[Any, Any]:
         """Read the tiles on the diagonal."""
@@ -64,10 +66,13 @@ class ColdTiles:
         """Read the tiles in which some entries lie, each once."""
         for row in np.unique(rows // self.block_rows):
             for column in np.unique(columns // self.block_rows):
-                path = self.path(max(row, column), min(row, column))
-                drop(path)
-                self.bytes_read += path.stat().st_size
+                self._drop(int(max(row, column)), int(min(row, column)))
         return self._matrix.read(rows, columns)
+
+    def _drop(self, row: int, column: int) -> None:
+        path = self.path(row, column)
+        drop(path)
+        self.bytes_read += path.stat().st_size
 
     def path(self, row: int, column: int) -> Path:
         """Return the file of a tile."""
@@ -92,18 +97,8 @@ def drop(path: Path) -> None:
         os.close(file)
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Bytes per second of reading every tile once, in order, from a cold cache."""
-
-    files: float
-    """As plain files."""
-    tiles: float
-    """As the solver reads them: decoded, and checked for chunks that are missing."""
-
-
-def read_rates(tiles: ColdTiles) -> Rates:
-    """Measure both."""
+def read_rates(tiles: ColdTiles) -> tuple[float, float]:
+    """Return bytes per second of reading every tile once, in order, from a cold cache: as plain files, and as tiles."""
     for row, column in tiles.positions():
         drop(tiles.path(row, column))
     start = time.perf_counter()
@@ -113,17 +108,22 @@ def read_rates(tiles: ColdTiles) -> Rates:
     start = time.perf_counter()
     for row, column in tiles.positions():
         tiles.tile(row, column)
-    return Rates(tiles.stored_bytes / files_seconds, tiles.stored_bytes / (time.perf_counter() - start))
+    return tiles.stored_bytes / files_seconds, tiles.stored_bytes / (time.perf_counter() - start)
 
 
-def cap_memory(num_bytes: int) -> None:
-    """Let this process allocate so many bytes beyond what it has; more is a MemoryError.
+@contextmanager
+def capped_memory(num_bytes: int) -> Iterator[None]:
+    """Let this process allocate so many bytes beyond what it has; more is an error of the allocator's.
 
     RLIMIT_DATA counts private writable memory, so that torch's allocations count, and read-only code and the page cache
     do not.
     """
-    limit = status_bytes("VmData") + num_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def status_bytes(field: str) -> int:
@@ -132,22 +132,37 @@ def status_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def operator_of(tiles: ColdTiles) -> BlockedOperator:
-    """Return the matrix for a solver."""
-    return BlockedOperator(tiles)
-
-
 def allowance(stored_bytes: int) -> int:
     """Return the bytes that a solver may allocate: half of what is stored, which is about a quarter of the matrix."""
     return max(LEAST_BYTES, stored_bytes // 2)
 
 
-def predictions(inputs_ND: torch.Tensor, test_MD: torch.Tensor, alpha_NT: torch.Tensor, bandwidth: float) -> torch.Tensor:
-    """Return (M, T) predictions, the kernel computed again some rows at a time."""
-    import ntkpipe
+@dataclass(frozen=True, slots=True)
+class DiskFacts:
+    """What was read, how fast, and in how much memory."""
 
-    parts = [
-        ntkpipe.closed_form(NAME, rows_BD, inputs_ND, bandwidth=bandwidth).double() @ alpha_NT.double()
-        for rows_BD in test_MD.split(500)
-    ]
-    return torch.cat(parts)
+    stored_bytes: int
+    """Of the tiles of the lower triangle, on disk."""
+    allowed_bytes: int
+    """That the solver could allocate."""
+    resident_bytes: int
+    """The largest resident set of the process during the solve, libraries included."""
+    bytes_read: int
+    """From disk, during the solve."""
+    files_per_second: float
+    """Bytes per second of reading all tiles once as plain files, from a cold cache."""
+    tiles_per_second: float
+    """The same through the storage layer: decoded, and checked for what is missing."""
+
+
+def measure_cold(tiles: ColdTiles, solve: Callable[[], T]) -> tuple[T, float, int | None, DiskFacts]:
+    """Measure read rates, then a solve with a cap; return its result, its seconds, and by how much memory grew."""
+    files, through_tiles = read_rates(tiles)
+    before, stored = tiles.bytes_read, tiles.stored_bytes
+    allowed = allowance(stored)
+    cpu = torch.device("cpu")
+    with capped_memory(allowed):
+        (result, seconds), growth = with_peak_memory(lambda: timed(solve, cpu), cpu)
+    resident = status_bytes("VmHWM")
+    facts = DiskFacts(stored, allowed, resident, tiles.bytes_read - before, files, through_tiles)
+    return result, seconds, growth, facts

@@ -1,20 +1,22 @@
 """What is asked of solvers: the floor, ntkpipe's through its public function only, and those of other packages."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import ntkpipe
 from benchmarks.solver_problems import Problem
+from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.operators.features import FeatureOperator
 
 FLOOR_ROWS = 4096
 """Rows of features in a product of the floor."""
+
+PREDICTED_ROWS = 500
+"""Rows that are converted to float64, or computed, at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +27,22 @@ class Arrays:
     """Of features, the features."""
     targets_NT: torch.Tensor
     """Float64."""
-    kernel_NN: torch.Tensor | None
-    """Float32; None of features."""
+    kernel_NN: torch.Tensor | AbstractOperator | None
+    """Float32, in memory or in tiles on disk; None of features."""
 
     def head(self, num: int) -> "Arrays":
-        """Return the same of the first samples, to warm up on."""
-        kernel = None if self.kernel_NN is None else self.kernel_NN[:num, :num].contiguous()
-        return Arrays(self.inputs_ND[:num].contiguous(), self.targets_NT[:num].contiguous(), kernel)
+        """Return the same of the first samples, in memory, to warm up on."""
+        num = min(num, len(self.inputs_ND))
+        kernel_NN = self.kernel_NN
+        if isinstance(kernel_NN, AbstractOperator):
+            kernel_NN = kernel_NN.rows(0, num)
+        kernel_NN = None if kernel_NN is None else kernel_NN[:num, :num].contiguous()
+        return Arrays(self.inputs_ND[:num].contiguous(), self.targets_NT[:num].contiguous(), kernel_NN)
 
     @property
     def kernel(self) -> torch.Tensor:
-        """The kernel matrix, of a problem that has one."""
-        assert self.kernel_NN is not None
+        """The kernel matrix, of a problem that has one in memory."""
+        assert isinstance(self.kernel_NN, torch.Tensor)
         return self.kernel_NN
 
 
@@ -83,7 +89,7 @@ def ours(name: str, method: str, **options: Any) -> SolverJob:
 
 
 def _ours(arrays: Arrays, problem: Problem, *, method: str, options: dict[str, Any]) -> Found:
-    system: Any = FeatureOperator(arrays.inputs_ND) if arrays.kernel_NN is None else arrays.kernel_NN
+    system = FeatureOperator(arrays.inputs_ND) if arrays.kernel_NN is None else arrays.kernel_NN
     solution = ntkpipe.solve(system, arrays.targets_NT, method=method, ridge=problem.ridge, **options)
     chose = solution.extras.get("path_ridges") is not None and options.get("select", "none") != "none"
     return Found(
@@ -125,9 +131,10 @@ class Judged:
     """The share of wrong classes, or the root of the mean square error."""
 
 
-def judge(found: Found, arrays: Arrays, problem: Problem, folder: Path) -> Judged:
+def judge(
+    found: Found, arrays: Arrays, problem: Problem, test_inputs_MD: torch.Tensor, truth_MT: torch.Tensor
+) -> Judged:
     """Compare a solution with the system and with what is true of the test samples."""
-    test_inputs_MD, truth_MT = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("test_inputs", "truth"))
     residual = None
     if found.predict is not None:
         predictions_MT = found.predict(test_inputs_MD)
@@ -137,12 +144,24 @@ def judge(found: Found, arrays: Arrays, problem: Problem, folder: Path) -> Judge
         residual = _weights_residual(arrays, found.weights_KT.double(), ridge)
     else:
         assert found.alpha_NT is not None
-        predictions_MT = product(torch.from_numpy(np.load(folder / "cross.npy", mmap_mode="c")), found.alpha_NT)
-    if problem.kind == "kernel" and found.alpha_NT is not None:
         alpha_NT = found.alpha_NT.double()
-        left_NT = arrays.targets_NT - product(arrays.kernel, alpha_NT) - problem.ridge * alpha_NT
-        residual = relative(left_NT, arrays.targets_NT)
+        predictions_MT = torch.cat(
+            [
+                ntkpipe.closed_form("laplace", rows_BD, arrays.inputs_ND, bandwidth=problem.bandwidth).double() @ alpha_NT
+                for rows_BD in test_inputs_MD.split(PREDICTED_ROWS)
+            ]
+        )
+        residual = _kernel_residual(arrays, alpha_NT, problem.ridge)
     return Judged(residual, prediction_error(predictions_MT.double(), truth_MT, problem))
+
+
+def _kernel_residual(arrays: Arrays, alpha_NT: torch.Tensor, ridge: float) -> float:
+    """Return ||(K + ridge I) alpha - y|| / ||y|| of the worst target."""
+    if isinstance(arrays.kernel_NN, AbstractOperator):
+        product_NT = arrays.kernel_NN.matmat(alpha_NT)
+    else:
+        product_NT = torch.cat([rows_BN.double() @ alpha_NT for rows_BN in arrays.kernel.split(PREDICTED_ROWS)])
+    return relative(arrays.targets_NT - product_NT - ridge * alpha_NT, arrays.targets_NT)
 
 
 def _weights_residual(arrays: Arrays, weights_KT: torch.Tensor, ridge: float) -> float:
@@ -156,11 +175,6 @@ def _weights_residual(arrays: Arrays, weights_KT: torch.Tensor, ridge: float) ->
         rhs_KT += block_MK.T @ targets_MT
         left_KT += block_MK.T @ (targets_MT - block_MK @ weights_KT)
     return relative(left_KT, rhs_KT)
-
-
-def product(matrix_MN: torch.Tensor, vectors_NT: torch.Tensor) -> torch.Tensor:
-    """Return a product in float64, some rows at a time."""
-    return torch.cat([rows.double() @ vectors_NT.double() for rows in matrix_MN.split(1000)])
 
 
 def relative(left_NT: torch.Tensor, rhs_NT: torch.Tensor) -> float:

@@ -197,10 +197,6 @@ def prepare(problem: Problem, num_samples: int, folder: Path) -> dict[str, float
     if problem.kind == "kernel":
         arrays["kernel"] = ntkpipe.closed_form("laplace", data.inputs_ND, bandwidth=problem.bandwidth)
     facts = {"num_samples": float(len(data.inputs_ND)), "kernel_seconds": time.perf_counter() - start}
-    if problem.kind == "kernel":
-        arrays["cross"] = ntkpipe.closed_form(
-            "laplace", data.test_inputs_MD, data.inputs_ND, bandwidth=problem.bandwidth
-        )
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values.numpy())

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -13,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks import solver_disk
 from benchmarks.measure import timed, with_peak_memory
+from benchmarks.solver_disk import ColdTiles, DiskFacts, measure_cold
 from benchmarks.solver_jobs import Arrays, judge
-from benchmarks.solver_problems import Problem, read_problem
-from benchmarks.solver_suite import find_job
+from benchmarks.solver_list import find_job
+from benchmarks.solver_problems import read_problem
+from ntkpipe.workers.operators.blocked import BlockedOperator
 
 CPU = torch.device("cpu")
 WARM_ROWS = 256
@@ -43,8 +45,8 @@ class Measured:
     """That it chose."""
     note: str
     """Anything else."""
-    disk: dict[str, float] = field(default_factory=dict)
-    """Of a kernel from disk: what was read, how fast, and in how much memory."""
+    disk: DiskFacts | None = None
+    """Of a kernel from disk."""
 
 
 class JobFailed(Exception):
@@ -75,77 +77,44 @@ def in_own_process(folder: Path, name: str, threads: int, timeout_seconds: float
         if done.returncode or not result.exists():
             lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
             raise JobFailed(lines[-1][:160])
-        return Measured(**json.loads(result.read_text()))
+        found = json.loads(result.read_text())
+        return Measured(**found | {"disk": found["disk"] and DiskFacts(**found["disk"])})
 
 
 def measure(folder: Path, name: str) -> Measured:
     """Measure a job in this process."""
     problem = read_problem(folder)
     job = find_job(problem, name)
-    if problem.kind == "disk":
-        return _from_disk(problem, folder)
-    arrays = _arrays(problem, folder)
+    kernel_NN: torch.Tensor | BlockedOperator | None = None
+    if problem.kind == "kernel":
+        kernel_NN = load(folder, "kernel")
+    tiles = ColdTiles(folder / "run") if problem.kind == "disk" else None
+    if tiles is not None:
+        kernel_NN = BlockedOperator(tiles)
+    arrays = Arrays(load(folder, "inputs"), load(folder, "targets"), kernel_NN)
     job.call(arrays.head(WARM_ROWS), problem)  # warm, so that neither time nor memory counts what is imported
-    (found, seconds), peak_bytes = with_peak_memory(lambda: timed(lambda: job.call(arrays, problem), CPU), CPU)
-    judged = judge(found, arrays, problem, folder)
-    return Measured(
-        seconds, peak_bytes, judged.residual, judged.error, found.status, found.passes, found.ridge, found.note
-    )
-
-
-def _from_disk(problem: Problem, folder: Path) -> Measured:
-    """Solve a stored kernel with a cap on memory, after reading all of it once."""
-    warm = Problem(**{**_settings(problem), "kind": "kernel"})
-    inputs_ND, targets_NT = (_load(folder, name) for name in ("inputs", "targets"))
-    small = Arrays(inputs_ND, targets_NT, torch.eye(len(inputs_ND[:WARM_ROWS]))).head(WARM_ROWS)
-    solver_disk.pcg(small.kernel, small.targets_NT, warm.ridge)
-    del inputs_ND
-    tiles = solver_disk.ColdTiles(folder / "run")
-    rates = solver_disk.read_rates(tiles)
-    before = tiles.bytes_read
-    allowed = solver_disk.allowance(tiles.stored_bytes)
-    previous = solver_disk.cap_memory(allowed)
-    (solution, seconds), growth = with_peak_memory(
-        lambda: timed(lambda: solver_disk.pcg(solver_disk.operator_of(tiles), targets_NT, problem.ridge), CPU), CPU
-    )
-    resident = solver_disk.status_bytes("VmHWM")
-    solver_disk.lift(previous)
-    predicted_MT = solver_disk.predictions(
-        _load(folder, "inputs"), _load(folder, "test_inputs"), solution.alpha, problem.bandwidth
-    )
-    facts = {
-        "stored_bytes": tiles.stored_bytes,
-        "kernel_bytes": tiles.size**2 * tiles.dtype.itemsize,
-        "allowed_bytes": allowed,
-        "resident_bytes": resident,
-        "bytes_read": tiles.bytes_read - before,
-        "files_per_second": rates.files,
-        "tiles_per_second": rates.tiles,
-    }
-    truth_MT = _load(folder, "truth")
+    call = partial(job.call, arrays, problem)
+    facts = None
+    if tiles is None:
+        (found, seconds), peak_bytes = with_peak_memory(lambda: timed(call, CPU), CPU)
+    else:
+        found, seconds, peak_bytes, facts = measure_cold(tiles, call)
+    judged = judge(found, arrays, problem, load(folder, "test_inputs"), load(folder, "truth"))
     return Measured(
         seconds,
-        growth,
-        solver_disk.relative_residual(tiles, targets_NT, solution.alpha, problem.ridge),
-        float((predicted_MT.argmax(1) != truth_MT.argmax(1)).double().mean()),
-        solution.status,
-        solution.certificate.passes,
-        None,
-        "",
+        peak_bytes,
+        judged.residual,
+        judged.error,
+        found.status,
+        found.passes,
+        found.ridge,
+        found.note,
         facts,
     )
 
 
-def _settings(problem: Problem) -> dict[str, object]:
-    return {name: getattr(problem, name) for name in Problem.__slots__}
-
-
-def _arrays(problem: Problem, folder: Path) -> Arrays:
-    kernel_NN = _load(folder, "kernel") if problem.kind == "kernel" else None
-    return Arrays(_load(folder, "inputs"), _load(folder, "targets"), kernel_NN)
-
-
-def _load(folder: Path, name: str) -> torch.Tensor:
+def load(folder: Path, name: str) -> torch.Tensor:
+    """Return an array of the problem that is prepared in a folder."""
     return torch.from_numpy(np.load(folder / f"{name}.npy"))
 
 

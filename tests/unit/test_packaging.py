@@ -110,6 +110,7 @@ def test_the_public_surface_is_as_documented():
         "closed_form_operator",
         "eigenpairs",
         "features",
+        "fit_centres",
         "kernel_matrix",
         "load_config",
         "log_determinant",

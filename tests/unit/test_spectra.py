@@ -148,7 +148,9 @@ def test_a_matrix_that_is_not_positive_definite_has_no_log_determinant():
 def test_error_bars_of_log_determinants_are_honest():
     matrix = laplace(100)
     truth = log_determinant(matrix, 0.1).value
-    estimates = [log_determinant(matrix, 0.1, method="lanczos", num_probes=10, seed=seed) for seed in range(100)]
+    estimates = [
+        log_determinant(matrix, 0.1, method="lanczos", num_probes=10, num_steps=30, seed=seed) for seed in range(60)
+    ]
     scores = torch.tensor([(e.value - truth) / e.standard_error for e in estimates])
     # Student's t with 9 degrees of freedom: 95 % within 2.26, standard deviation 1.13.
     assert 0.85 <= float((scores.abs() <= 2.26).double().mean()) <= 1.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from ntkpipe.configs.errors import PlanError
 from ntkpipe.configs.solve.auto import AutoSolve
@@ -14,6 +14,8 @@ FACTORISE_UP_TO = 20_000
 """Samples for which a factorisation of the kernel is taken if it fits; one of features always is."""
 
 PCG_RANK = 2000
+"""Of the preconditioner, at most a fifth of N."""
+
 CENTRES_PER_ROOT = 8
 """Centres of a Falkon model: this many times the square root of N."""
 
@@ -106,5 +108,5 @@ def _section(solve: AutoSolve, kind: str, **options: int) -> SolveConfig:
     """Return the section of a kind that asks for what ``auto`` was asked for."""
     section = SECTIONS[kind]
     shared = section.model_fields.keys() & IterativeSolve.model_fields.keys()
-    values = {name: getattr(solve, name) for name in shared}
+    values: dict[str, Any] = {name: getattr(solve, name) for name in shared}
     return section(**values, **options)

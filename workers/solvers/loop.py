@@ -158,7 +158,7 @@ class SolveLoop:
             equation=self._solver.equation,
             residuals=evidence.residuals_T,
             backward_errors=backward_errors(system, state, evidence)
-            if self._solver.linear
+            if self._solver.equation == "ridge"
             else evidence.residuals_T.new_empty(0),
             condition=state.largest / state.smallest if state.smallest > 0 else math.nan,
             jitter=state.jitter,

@@ -34,6 +34,6 @@ def split_state(state: SolverState) -> tuple[Arrays, Arrays, dict[str, Any]]:
 
 def join_state(state_type: type[State], arrays: Arrays, values: dict[str, Any]) -> State:
     """Return the state that :func:`split_state` took apart."""
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    plain = {name: math.nan if value == NAN else value for name, value in values.items()}
-    return state_type(**tensors, **plain)
+    found: dict[str, Any] = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    found |= {name: math.nan if value == NAN else value for name, value in values.items()}
+    return state_type(**found)

@@ -78,7 +78,8 @@ class Posterior:
     def _whitened(self, kernel_MN: torch.Tensor) -> torch.Tensor:
         """Return L^-1 Q^T k^T, whose squared column norms are what the samples explain of the variance."""
         rotated_QM = kernel_MN.T if self.basis_NQ is None else self.basis_NQ.T @ kernel_MN.T
-        return torch.linalg.solve_triangular(self.factor_QQ, rotated_QM, upper=False)
+        whitened_QM: torch.Tensor = torch.linalg.solve_triangular(self.factor_QQ, rotated_QM, upper=False)
+        return whitened_QM
 
     def _checked(self, kernel_MN: Matrix) -> torch.Tensor:
         kernel = as_tensor("kernel_MN", kernel_MN).double()
@@ -147,6 +148,7 @@ def posterior(
 
 def _factor(matrix_QQ: torch.Tensor, noise: float) -> torch.Tensor:
     matrix_QQ.diagonal().add_(noise)
+    factor_QQ: torch.Tensor
     factor_QQ, failed = torch.linalg.cholesky_ex(matrix_QQ)
     if int(failed) or not torch.isfinite(factor_QQ.diagonal()).all():
         raise NumericalError(

@@ -135,7 +135,8 @@ def nystrom(operator: AbstractOperator, num: int, num_columns: int, random: np.r
     features_NQ = columns_NS @ (vectors_SS[:, kept_S] * values_S[kept_S].rsqrt())
     basis_NQ, triangle_QQ = torch.linalg.qr(features_NQ)
     _, mixing_QQ = torch.linalg.eigh(triangle_QQ @ triangle_QQ.T)
-    return basis_NQ @ mixing_QQ.flip(1)[:, :num]
+    leading_NQ: torch.Tensor = basis_NQ @ mixing_QQ.flip(1)[:, :num]
+    return leading_NQ
 
 
 Iteration = Callable[[AbstractOperator, int, float, int, np.random.Generator], torch.Tensor]

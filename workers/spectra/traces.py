@@ -171,4 +171,5 @@ def _quadrature(tridiagonal_PLL: torch.Tensor, function: Callable[[torch.Tensor]
             f"the function is not finite at {worst:g}, which is an eigenvalue of K up to rounding. Add a ridge, or use "
             "a function that is defined there."
         )
-    return (vectors_PLL[:, 0, :].square() * values_PL).sum(dim=1)
+    integrals_P: torch.Tensor = (vectors_PLL[:, 0, :].square() * values_PL).sum(dim=1)
+    return integrals_P

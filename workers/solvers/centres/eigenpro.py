@@ -294,7 +294,7 @@ def _grown(
     # Until an epoch was completed, nobody knows what residuals are relative to.
     first = math.isinf(state.estimate)
     sides = [found.changes_MT, found.gradients_MT, *([window.targets_MT] if first else [])]
-    pulled = (kernel_GP.T @ torch.cat(sides, dim=1)).double().split(found.changes_MT.shape[1], dim=1)
+    pulled = (kernel_GP.T @ torch.cat(sides, dim=1)).double().chunk(len(sides), dim=1)
     kept, changes_GT, back_QT = found.kept, found.changes_MT.double(), found.back_QT.double()
     inner_QT = kept * state.inner_QT + (window.features_MQ.T @ found.changes_MT).double()
     return replace(

@@ -37,7 +37,8 @@ def cholesky(matrix_PP: torch.Tensor, jitter: float) -> torch.Tensor | None:
     pivots_P = factor_PP.diagonal().square()
     if int(failed) or not float(pivots_P.min()) > MIN_PIVOT * float(shifted_PP.diagonal().max()):
         return None
-    return factor_PP.contiguous()
+    lower_PP: torch.Tensor = factor_PP.contiguous()
+    return lower_PP
 
 
 @final
@@ -61,7 +62,8 @@ class NormalFactors:
         inner_PT = solve(packed_PP.T, inner_PT, upper=False, unitriangular=True) / scales_P1
         inner_PT = solve(packed_PP, inner_PT / scales_P1, upper=True, unitriangular=True)
         # What is stored between steps is contiguous, and the order of numbers in memory decides the bits of sums.
-        return solve(packed_PP.T, inner_PT, upper=True).contiguous()
+        outer_PT: torch.Tensor = solve(packed_PP.T, inner_PT, upper=True).contiguous()
+        return outer_PT
 
 
 def normal_factors(

@@ -11,12 +11,13 @@ from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_solve
 from ntkpipe.configs.solve.centres import EigenPro3Solve, EigenPro4Solve, FalkonSolve
 from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.solvers.arrays import Matrix, as_columns
 from ntkpipe.workers.solvers.base import AbstractSolver
 from ntkpipe.workers.solvers.centres.eigenpro import CentreEigenProSolver
 from ntkpipe.workers.solvers.centres.falkon import FalkonSolver
 from ntkpipe.workers.solvers.centres.normal import Points
 from ntkpipe.workers.solvers.solution import Solution
-from ntkpipe.workers.solvers.solve import Matrix, scaled_ridge, solve_operator
+from ntkpipe.workers.solvers.solve import scaled_ridge, solve_operator
 
 Positions = torch.Tensor | npt.NDArray[np.int64] | range
 
@@ -59,8 +60,7 @@ def fit_centres(
     """
     centres_P = _positions("centres", centres, operator.size)
     samples_N = torch.arange(operator.size) if samples is None else _positions("samples", samples, operator.size)
-    targets_NT = (torch.from_numpy(np.array(y)) if isinstance(y, np.ndarray) else y).detach().double()
-    targets_NT = targets_NT.unsqueeze(1) if targets_NT.dim() == 1 else targets_NT
+    targets_NT = as_columns("y", y)
     if targets_NT.dim() != 2 or len(targets_NT) != len(samples_N):
         raise ConfigError(f"expected ({len(samples_N)}, T) targets, found shape {tuple(targets_NT.shape)}.")
     if "centres" in options:

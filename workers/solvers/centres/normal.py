@@ -93,7 +93,7 @@ class NormalEquations:
                 fitted_NT[rows_R] = fitted_RT
                 sums_PU[:, :num_targets] += self._pulled(kernel_RP, rows_R, fitted_RT, targets=True)
                 sums_PU[:, num_targets:] += kernel_RP.T @ (self._rhs_NT[rows_R] * self._mask(rows_R))
-        residual_PT, pulled_PT = sums_PU.split(num_targets, dim=1)
+        residual_PT, pulled_PT = sums_PU.chunk(2, dim=1)
         norms_T: torch.Tensor = torch.linalg.vector_norm(residual_PT, dim=0)
         return Evidence(norms_T / self.norms(pulled_PT), fitted_NT)
 

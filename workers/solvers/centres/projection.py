@@ -135,6 +135,7 @@ def _inner(config: CentreDescentSolve) -> EigenProSolve:
     return EigenProSolve(
         name="projection",
         kernel=config.kernel,
+        ridge=0.0,
         epochs=config.projection_epochs,
         tolerance=config.tolerance,
         subsample=config.subsample,

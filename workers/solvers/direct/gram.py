@@ -39,9 +39,9 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
     """One pass for the Gram matrix, one for exact leave-one-out errors if they are asked for, then refinement.
 
     N K^2 FLOPs for the Gram matrix, half of a matrix product, and K^3 / 3 for a Cholesky factorisation, or about 9 K^3
-    for an eigendecomposition if there is a path; 2 N K^2 for leave-one-out errors of the whole path. Memory
-    O(K^2 + N T), about 40 K^2 bytes at most. The dual side needs N instead of K, N^2 K FLOPs, and reads the features
-    N / 4096 times.
+    for an eigendecomposition if there is a path; 2 N K^2 for leave-one-out errors of the whole path. Memory O(K^2 + N T),
+    and N R numbers for leverages at R ridges. The dual side needs N instead of K, N^2 K FLOPs, and reads the features
+    (p + 1) / 2 times where N / 4096 parts make p.
 
     Refinements are passes that compute the true residual of the coefficients in float64: r = Phi (w - Phi^T alpha),
     whose norm is bounded through the factor. A Gram matrix of float32 products whose refinements do not halve the

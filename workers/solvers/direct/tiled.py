@@ -46,7 +46,8 @@ def diagonal_tile(updated_TT: torch.Tensor) -> torch.Tensor | None:
 
 def panel_tile(updated_TT: torch.Tensor, diagonal_TT: torch.Tensor) -> torch.Tensor:
     """Return L_ij from an updated tile below the diagonal, and L_jj."""
-    return torch.linalg.solve_triangular(diagonal_TT, updated_TT.T, upper=False).T.contiguous()
+    solved_TT: torch.Tensor = torch.linalg.solve_triangular(diagonal_TT, updated_TT.T, upper=False)
+    return solved_TT.T.contiguous()
 
 
 def solve_with(factor: Factor, rhs_NT: torch.Tensor) -> torch.Tensor:
