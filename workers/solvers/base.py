@@ -61,7 +61,7 @@ class AbstractSolver(ABC, Generic[State]):
 
     Attributes:
         method: The solver's name.
-        equation: What its residual is the residual of: ``ridge`` for (K + ridge I) alpha = y.
+        equation: What its residual is the residual of, see :class:`ntkpipe.workers.solvers.certificate.Certificate`.
         state_type: The class of its states.
         linear: Whether coefficients are a linear function of the right-hand sides. Such a solver never sees units,
             weights or starts; another one gets them as they are, with the system.

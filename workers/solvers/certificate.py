@@ -16,7 +16,9 @@ class Certificate:
     """What a solution rests on. Nothing in it is taken from a recurrence, estimates of eigenvalues aside."""
 
     equation: str
-    """What the residuals are residuals of: ``ridge`` for (K + ridge I) alpha = y."""
+    """What the residuals are residuals of: ``ridge`` for (K + ridge I) alpha = y, ``least-squares`` for what features could
+    still explain, ``centres`` for normal equations, ``filter`` for K alpha against the filtered targets, ``logistic`` for
+    the gradient."""
     residuals: torch.Tensor
     """(T,) true relative residuals, accumulated in float64."""
     backward_errors: torch.Tensor

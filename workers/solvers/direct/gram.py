@@ -99,7 +99,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         )
 
     def num_parts(self, operator: AbstractOperator) -> int:
-        """Return how many groups of rows there are, at most 64 on the primal side."""
+        """Return how many groups of rows there are, at most 16 on the primal side."""
         features = _features(operator)
         return streaming.num_dual_parts(features) if _dual(features) else streaming.num_row_parts(features)
 

@@ -9,8 +9,8 @@ import torch
 
 from ntkpipe.workers.operators.rectangle import AbstractRectangle
 
-MAX_PARTS = 64
-"""Of a pass; each part's sum is as large as the Gram matrix."""
+MAX_PARTS = 16
+"""Of a pass; each part's sum is as large as the Gram matrix, and as dear to add up as some hundred rows."""
 
 PANEL = 512
 """Columns that are multiplied together. Wider panels compute more of the other triangle."""
