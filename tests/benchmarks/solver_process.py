@@ -18,7 +18,7 @@ from benchmarks.measure import timed, with_peak_memory
 from benchmarks.solver_disk import ColdTiles, DiskFacts, measure_cold
 from benchmarks.solver_jobs import Arrays, judge
 from benchmarks.solver_list import find_job
-from benchmarks.solver_problems import read_problem
+from benchmarks.solver_problems import RUN, read_problem
 from ntkpipe.workers.operators.blocked import BlockedOperator
 
 CPU = torch.device("cpu")
@@ -88,10 +88,11 @@ def measure(folder: Path, name: str) -> Measured:
     kernel_NN: torch.Tensor | BlockedOperator | None = None
     if problem.kind == "kernel":
         kernel_NN = load(folder, "kernel")
-    tiles = ColdTiles(folder / "run") if problem.kind == "disk" else None
+    tiles = ColdTiles(folder / RUN) if problem.kind == "disk" else None
     if tiles is not None:
         kernel_NN = BlockedOperator(tiles)
-    arrays = Arrays(load(folder, "inputs"), load(folder, "targets"), kernel_NN)
+    # Inputs that only predictions need are mapped: they take no memory before.
+    arrays = Arrays(load(folder, "inputs", mapped=tiles is not None), load(folder, "targets"), kernel_NN)
     job.call(arrays.head(WARM_ROWS), problem)  # warm, so that neither time nor memory counts what is imported
     call = partial(job.call, arrays, problem)
     facts = None
@@ -113,9 +114,9 @@ def measure(folder: Path, name: str) -> Measured:
     )
 
 
-def load(folder: Path, name: str) -> torch.Tensor:
-    """Return an array of the problem that is prepared in a folder."""
-    return torch.from_numpy(np.load(folder / f"{name}.npy"))
+def load(folder: Path, name: str, *, mapped: bool = False) -> torch.Tensor:
+    """Return an array of the problem that is prepared in a folder, in memory or as a private mapping of its file."""
+    return torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c" if mapped else None))
 
 
 def main(specification: Path, result: Path) -> None:

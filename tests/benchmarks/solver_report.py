@@ -20,6 +20,7 @@ NOTES = (
 
 DISK_NOTES = (
     "From disk: tiles of the lower triangle, each dropped from the page cache before every read, and no cache of tiles.",
+    "read: files of tiles that were read. device: what the kernel counts as fetched from the device (/proc/self/io).",
     "predicted: passes times stored bytes, at the rate at which the same process has just read all tiles once through the "
     "storage layer; the rate of plain files is beside it.",
     "allowed: what the process may allocate beyond its libraries (RLIMIT_DATA). resident: its largest resident set, libraries "
@@ -32,16 +33,16 @@ def solver_grids(results: Sequence[ProblemResult]) -> list[Grid]:
     found = []
     for result in results:
         title = f"{result.title}: N = {result.num_samples:,}"
-        if result.problem != "C":
+        if result.kernel_seconds is not None:
             title += f" (computing the kernel took {result.kernel_seconds:.3g} s)"
         error = {"classes": "test error", "rmse": "test RMSE"}[result.error]
         header = ("solver", "time", "time / floor", error, "residual", "passes", "memory", "status", "notes")
         found.append(Grid(title, header, tuple(_row(result, one) for one in result.results)))
         cold = [one for one in result.results if one.rounds and one.rounds[0].disk]
         if cold:
-            header = ("solver", "time", "predicted", "time / predicted", "stored", "read", "tiles", "files", "allowed")
+            header = ("solver", "time", "predicted", "time / predicted", "stored", "read", "device", "tiles", "files")
             rows = tuple(_disk_row(one) for one in cold)
-            found.append(Grid(f"{result.title}: reading", (*header, "resident"), rows))
+            found.append(Grid(f"{result.title}: reading", (*header, "allowed", "resident"), rows))
     return found
 
 
@@ -97,6 +98,7 @@ def _disk_row(one: SolverResult) -> tuple[str, ...]:
         f"{statistics.median(each.seconds / predicted_seconds(each) for each, _ in facts):.2f}",
         _size(disk.stored_bytes),
         _size(disk.bytes_read),
+        _size(disk.device_bytes),
         f"{_size(int(statistics.median(facts.tiles_per_second for _, facts in facts)))}/s",
         f"{_size(int(statistics.median(facts.files_per_second for _, facts in facts)))}/s",
         _size(disk.allowed_bytes),

@@ -41,8 +41,8 @@ class ProblemResult:
     """How test predictions are judged."""
     num_samples: int
     """N."""
-    kernel_seconds: float
-    """What computing the kernel took, or storing it."""
+    kernel_seconds: float | None
+    """What computing the kernel took, or computing and storing it; None of features."""
     results: tuple[SolverResult, ...]
     """In the order of the report."""
 
@@ -70,7 +70,7 @@ def measure_problem(
         WorkloadUnavailable: The data are not installed.
     """
     _say(f"{problem.title}: preparing {num_samples} samples")
-    facts = prepare(problem, num_samples, folder)
+    prepared = prepare(problem, num_samples, folder)
     jobs = solver_jobs(problem, with_peers)
     rounds: dict[str, list[Measured]] = {job.name: [] for job in jobs}
     failures = {job.name: f"not installed: {', '.join(absent)}" for job in jobs if (absent := missing(job))}
@@ -90,8 +90,8 @@ def measure_problem(
         problem.name,
         problem.title,
         problem.error,
-        int(facts["num_samples"]),
-        facts["kernel_seconds"],
+        prepared.num_samples,
+        prepared.kernel_seconds,
         tuple(results),
     )
 

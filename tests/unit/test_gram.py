@@ -96,10 +96,10 @@ def test_what_is_read_of_the_features_is_counted(shape, readings, monkeypatch):
     assert readings * shape[0] < rows.read <= (readings + 2) * shape[0]
 
 
-def test_parts_depend_on_the_shape_only_and_are_at_most_64():
+def test_parts_depend_on_the_shape_only_and_are_at_most_16():
     solver = solver_of("gram")
-    for rows, block, expected in [(1, 1, 1), (64, 1, 64), (65, 1, 33), (1000, 10, 50), (1000, 1000, 1)]:
-        assert solver.num_parts(FeatureOperator(Rows(torch.ones(rows, 1), block))) <= 64
+    for rows, block, expected in [(1, 1, 1), (16, 1, 16), (65, 1, 13), (1000, 10, 15), (1000, 1000, 1)]:
+        assert solver.num_parts(FeatureOperator(Rows(torch.ones(rows, 1), block))) <= 16
         assert streaming.num_row_parts(Rows(torch.ones(rows, 1), block)) == expected
 
 
