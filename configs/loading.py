@@ -72,7 +72,7 @@ def load_solve(kind: str, options: Mapping[str, Any]) -> SolveConfig:
     """
     if kind not in SECTIONS:
         raise ConfigError(unknown_name("method", kind, SECTIONS))
-    valid = SECTIONS[kind].model_fields.keys() - {"kind", "name", "kernel", "targets"}
+    valid = SECTIONS[kind].model_fields.keys() - {"kind", "name", "kernel", "targets", "class_weight"}
     for option in options:
         if option not in valid:
             raise ConfigError(unknown_name(f"option of {kind}", option, valid))

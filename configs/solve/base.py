@@ -1,8 +1,8 @@
 """What every solver is asked."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ntkpipe.configs.base import Section
 from ntkpipe.configs.kernels.base import NAME_PATTERN
@@ -37,6 +37,16 @@ class SolveBase(Section):
     """``mean-diagonal`` multiplies the ridge by tr(K)/N, which makes it independent of the kernel's scale."""
     targets: Literal["one-hot", "values"] = "one-hot"
     """``one-hot`` classes, answered by argmax; ``values`` uses the labels as real targets."""
+    class_weight: Literal["equal", "balanced"] = "equal"
+    """``balanced`` weights the squared error of a sample by N / (classes times samples of its class)."""
+
+    @model_validator(mode="after")
+    def _only_classes_are_balanced(self) -> Self:
+        if self.class_weight == "balanced" and self.targets != "one-hot":
+            raise ValueError("class_weight: balanced needs one-hot targets")
+        if self.class_weight == "balanced" and self.needs == "tiles":
+            raise ValueError("class_weight: balanced would need a factor of another matrix; use cholesky or pcg")
+        return self
 
 
 class IterativeSolve(SolveBase):

@@ -147,7 +147,8 @@ def judge(
         alpha_NT = found.alpha_NT.double()
         predictions_MT = torch.cat(
             [
-                ntkpipe.closed_form("laplace", rows_BD, arrays.inputs_ND, bandwidth=problem.bandwidth).double() @ alpha_NT
+                ntkpipe.closed_form("laplace", rows_BD, arrays.inputs_ND, bandwidth=problem.bandwidth).double()
+                @ alpha_NT
                 for rows_BD in test_inputs_MD.split(PREDICTED_ROWS)
             ]
         )

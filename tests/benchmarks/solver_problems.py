@@ -68,8 +68,10 @@ class Problem:
     """Of the Laplace kernel, which is Matern's with nu = 1/2."""
     ridges: tuple[float, ...] = ()
     """A path, for features."""
-    split: dict[str, object] = field(default_factory=dict)
-    """For a run: where it finds the same training samples; the option ``num`` is added."""
+    target: str = ""
+    """For a run: the callable that returns the same training samples; takes ``num``."""
+    options: dict[str, int] = field(default_factory=dict)
+    """What else it takes."""
     tile_rows: int = 1000
     """Of a run."""
 
@@ -167,7 +169,7 @@ PROBLEMS = {
             "classes",
             1e-3,
             bandwidth=10.0,
-            split={"kind": "python", "target": "benchmarks.solver_problems:mnist_split"},
+            target="benchmarks.solver_problems:mnist_split",
         ),
         Problem(
             "B",
@@ -234,10 +236,11 @@ def _prepared(num_samples: int) -> Data:
 
 def store_kernel(problem: Problem, num_samples: int, folder: Path) -> None:
     """Compute the kernel as a run does, and wait until the disk has it: pages that are not written cannot be dropped."""
+    split = {"kind": "python", "target": problem.target, "options": {"num": num_samples, **problem.options}}
     ntkpipe.run(
         {
             "name": "solver-benchmark",
-            "data": {"splits": {"train": {**problem.split, "options": {"num": num_samples}}}},
+            "data": {"splits": {"train": split}},
             "kernels": [{"kind": "laplace", "bandwidth": problem.bandwidth}],
             "store": {"shard_rows": problem.tile_rows, "block_rows": problem.tile_rows, "dtype": "float32"},
             "resources": {"executor": "serial"},

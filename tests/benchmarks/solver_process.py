@@ -67,6 +67,7 @@ def in_own_process(folder: Path, name: str, threads: int, timeout_seconds: float
         try:
             done = subprocess.run(
                 command,
+                check=False,
                 env=os.environ | dict.fromkeys(variables, str(threads)),
                 capture_output=True,
                 text=True,

@@ -11,20 +11,20 @@ from benchmarks.solver_process import Measured
 from benchmarks.solver_suite import ProblemResult, SolverResult
 
 NOTES = (
-    "Medians over the rounds; machines are shared, so compare ratios. Every call runs in a process of its own, after a small one.",
-    "The kernel or the features are in memory before the call, except where a note says that the package computes the kernel.",
-    "residual: ||(K + ridge I) alpha - y|| / ||y||, recomputed in float64 for every solver, of its worst target; of features, "
-    "||Phi^T (y - Phi w) - ridge w|| / ||Phi^T y||.",
+    "Medians over the rounds; machines are shared, so compare ratios. Every call has a process of its own, after a small one.",
+    "Kernel or features are in memory before the call, unless a note says that the package computes the kernel itself.",
+    "residual: of (K + ridge I) alpha = y, relative to y, recomputed in float64 for every solver, the worst target.",
     "passes: as the solver counts them, its own certificate included. memory: growth of the resident set during the call.",
 )
 
+FEATURE_NOTES = ("residual of features: of (Phi^T Phi + ridge I) w = Phi^T y, relative to Phi^T y.",)
+
 DISK_NOTES = (
-    "From disk: tiles of the lower triangle, each dropped from the page cache before every read, and no cache of tiles.",
+    "From disk: tiles of the lower triangle, dropped from the page cache before every read; no tile is kept in memory.",
     "read: files of tiles that were read. device: what the kernel counts as fetched from the device (/proc/self/io).",
-    "predicted: passes times stored bytes, at the rate at which the same process has just read all tiles once through the "
-    "storage layer; the rate of plain files is beside it.",
-    "allowed: what the process may allocate beyond its libraries (RLIMIT_DATA). resident: its largest resident set, libraries "
-    "included, which is to be below what is stored.",
+    "predicted: passes times stored bytes, at the rate at which the process has just read all tiles once, in order.",
+    "tiles, files: that rate, through the storage layer, and of the same files as they are.",
+    "allowed: what the process may allocate beyond its libraries (RLIMIT_DATA). resident: its largest resident set, with them.",
 )
 
 
@@ -49,7 +49,8 @@ def solver_grids(results: Sequence[ProblemResult]) -> list[Grid]:
 def notes(results: Sequence[ProblemResult]) -> tuple[str, ...]:
     """Return what explains the tables that there are."""
     cold = any(one.rounds and one.rounds[0].disk for result in results for one in result.results)
-    return NOTES + (DISK_NOTES if cold else ())
+    weights = any(result.kernel_seconds is None for result in results)
+    return NOTES + (FEATURE_NOTES if weights else ()) + (DISK_NOTES if cold else ())
 
 
 def solvers_as_data(machines: tuple[Machine, Machine], results: Sequence[ProblemResult]) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=_at_least_one, help="of every process (PyTorch's own choice)")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds after which a call is given up (900)")
-    parser.add_argument("--folder", type=Path, help="where arrays and tiles are kept meanwhile; on a disk, not in memory")
+    parser.add_argument(
+        "--folder", type=Path, help="where arrays and tiles are kept meanwhile; on a disk, not in memory"
+    )
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     return parser.parse_args(arguments)
@@ -89,7 +91,9 @@ def _samples(text: str) -> dict[str, int]:
     for part in filter(None, text.split(",")):
         name, _, number = part.rpartition("=")
         if (name and name not in PROBLEMS) or not number.isdecimal() or int(number) < FEWEST:
-            raise argparse.ArgumentTypeError(f"{part!r} is not a number of samples of at least {FEWEST}, nor name=number")
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not a number of samples of at least {FEWEST}, nor name=number"
+            )
         found[name] = int(number)
     return found
 

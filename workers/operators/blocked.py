@@ -93,7 +93,7 @@ class BlockedOperator(AbstractOperator):
         """Read the tiles in which the positions lie, each once."""
         values = np.ascontiguousarray(self._tiles.read(rows_R.numpy(), columns_S.numpy()))
         entries_RS = torch.from_numpy(values if values.flags.writeable else values.copy()).to(self.dtype)
-        check_finite("the kernel matrix, at the rows and columns that were picked,", entries_RS)
+        check_finite("the kernel matrix", entries_RS, row=rows_R, column=columns_S)
         return entries_RS
 
     def _range(self, block: int) -> slice:

@@ -12,14 +12,16 @@ SYMMETRY_TOLERANCE = 1e-5
 STRIP_ROWS = 1024
 
 
-def check_finite(what: str, values_MN: torch.Tensor, *, row: int = 0, column: int = 0) -> None:
+def check_finite(
+    what: str, values_MN: torch.Tensor, *, row: int | torch.Tensor = 0, column: int | torch.Tensor = 0
+) -> None:
     """Refuse NaN and infinity.
 
     Args:
         what: How the message calls the matrix.
         values_MN: The matrix, or a part of it.
-        row: Where in the matrix the part's first row is.
-        column: Where its first column is.
+        row: Where in the matrix the part's first row is, or (M,) where each of them is.
+        column: Where its first column is, or (N,) where each of them is.
 
     Raises:
         NumericalError: Names the first bad row and column, and how many rows of the part are bad.
@@ -33,9 +35,13 @@ def check_finite(what: str, values_MN: torch.Tensor, *, row: int = 0, column: in
     first = int(bad_M.nonzero()[0])
     at = int((~torch.isfinite(values_MN[first])).nonzero()[0])
     raise NumericalError(
-        f"{what} is NaN or infinite at row {row + first}, column {column + at}, and in {int(bad_M.sum())} rows "
+        f"{what} is NaN or infinite at row {_place(row, first)}, column {_place(column, at)}, and in {int(bad_M.sum())} rows "
         "altogether. Find the sample that causes it and remove or repair it."
     )
+
+
+def _place(origin: int | torch.Tensor, offset: int) -> int:
+    return int(origin[offset]) if isinstance(origin, torch.Tensor) else origin + offset
 
 
 def symmetrised(matrix_NN: torch.Tensor, *, start: int = 0) -> torch.Tensor:

@@ -47,31 +47,46 @@ def residual(system: System, alpha_NT: torch.Tensor) -> torch.Tensor:
     return system.rhs_NT - system.operator.matmat(alpha_NT) - system.ridge * alpha_NT
 
 
+def worst_residual(system: System, alpha_NT: torch.Tensor) -> float:
+    """Return the largest true relative residual of a target; one pass over the matrix."""
+    return float(system.relative(residual(system, alpha_NT)).max())
+
+
+def no_worse_than_zero(system: System, alpha_NT: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return coefficients and their largest true relative residual; zero and its own if that is smaller."""
+    zero = float(system.relative(system.rhs_NT).max())
+    worst = worst_residual(system, alpha_NT) if alpha_NT.any() else zero
+    return (alpha_NT, worst) if worst <= zero else (torch.zeros_like(alpha_NT), zero)
+
+
 def ridge_evidence(system: System, alpha_NT: torch.Tensor) -> Evidence:
     """Return the evidence for (K + ridge I) alpha = y; one pass over the matrix, block by block.
 
     A recurrence for the residual drifts from the truth, so it is never used here.
     """
-    fitted_NT = system.operator.matmat(alpha_NT.double())
-    residual_NT = system.rhs_NT - fitted_NT - system.ridge * alpha_NT.double()
+    alpha_NT = alpha_NT.double()
+    fitted_NT = system.operator.matmat(alpha_NT)
+    residual_NT = system.rhs_NT - fitted_NT - system.ridge * alpha_NT
     return Evidence(system.relative(residual_NT), fitted_NT)
 
 
-def backward_errors(system: System, state: SolverState, evidence: Evidence) -> torch.Tensor:
-    """Return the (T,) normwise backward errors, see :class:`Certificate`."""
-    diagonal = float(system.operator.diagonal().double().abs().max()) + system.ridge
-    norm = diagonal if math.isnan(state.largest) else max(state.largest, diagonal)
+def backward_errors(system: System, state: SolverState, evidence: Evidence, diagonal: float) -> torch.Tensor:
+    """Return the (T,) normwise backward errors, see :class:`Certificate`, given the largest diagonal entry of K."""
+    norm = _at_least(state.largest, diagonal + system.ridge)
     alpha_T: torch.Tensor = torch.linalg.vector_norm(state.alpha_NT.double(), dim=0)
     return evidence.residuals_T * system.norms_T / (norm * alpha_T + system.norms_T)
 
 
-def flags(system: System, state: SolverState) -> tuple[str, ...]:
-    """Return what a user should know, see :class:`Certificate`; NaN estimates say nothing."""
+def flags(system: System, state: SolverState, diagonal: float) -> tuple[str, ...]:
+    """Return what a user should know, see :class:`Certificate`, given the largest diagonal entry of K."""
     found = [] if state.status in (None, "converged", "stopped-early") else [state.status]
     if state.jitter:
         found.append("jittered")
-    diagonal = float(system.operator.diagonal().double().abs().max())
-    largest = diagonal if math.isnan(state.largest) else max(diagonal, state.largest)
-    if system.ridge <= torch.finfo(system.operator.dtype).eps * largest:
+    if system.ridge <= torch.finfo(system.operator.dtype).eps * _at_least(state.largest, diagonal):
         found.append("ridge-below-precision")
     return tuple(found)
+
+
+def _at_least(estimate: float, diagonal: float) -> float:
+    """Return an estimate of the largest eigenvalue, which no diagonal entry exceeds; NaN estimates say nothing."""
+    return diagonal if math.isnan(estimate) else max(estimate, diagonal)

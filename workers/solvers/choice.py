@@ -91,7 +91,7 @@ def _exact(solve: AutoSolve, problem: Problem, stops_early: bool) -> Iterator[So
         yield _section(solve, "gram")
     if not stops_early:
         yield _section(solve, "cholesky")
-        if problem.tiles:
+        if problem.tiles and solve.class_weight == "equal":
             yield _section(solve, "tile-cholesky")
     yield _section(solve, "pcg", rank=max(1, min(PCG_RANK, problem.size // 5)))
     yield _section(solve, "eigenpro2", epochs=20)

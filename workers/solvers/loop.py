@@ -9,8 +9,9 @@ from typing import Any, final
 
 import torch
 
+from ntkpipe.configs.errors import NumericalError
 from ntkpipe.workers.operators.metered import MeteredOperator
-from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, AbstractSolver, SolverState
+from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, AbstractSolver, Evidence, SolverState
 from ntkpipe.workers.solvers.certificate import Certificate, backward_errors, flags
 from ntkpipe.workers.solvers.solution import Solution
 from ntkpipe.workers.solvers.system import System
@@ -147,17 +148,23 @@ class SolveLoop:
         return self._note(self._validated(position, replace(position, state=state, parts=0, total=None)))
 
     def solution(self, position: Position) -> Solution:
-        """Certify where the solve has ended; one more pass over the matrix."""
+        """Certify where the solve has ended; one more pass over the matrix.
+
+        Raises:
+            NumericalError: Coefficients or residuals overflow.
+        """
         state = position.state
         if position.best_NT is not None and state.status == "stopped-early":
             state = replace(state, alpha_NT=position.best_NT)
         system = self._system if math.isnan(state.ridge) else replace(self._system, ridge=state.ridge)
         evidence = self._solver.certify(system, state)
+        _check_finite(self._solver.method, state, evidence)
         assert state.status is not None
+        diagonal = float(system.operator.diagonal().double().abs().max())
         certificate = Certificate(
             equation=self._solver.equation,
             residuals=evidence.residuals_T,
-            backward_errors=backward_errors(system, state, evidence)
+            backward_errors=backward_errors(system, state, evidence, diagonal)
             if self._solver.equation == "ridge"
             else evidence.residuals_T.new_empty(0),
             condition=state.largest / state.smallest if state.smallest > 0 else math.nan,
@@ -165,7 +172,7 @@ class SolveLoop:
             steps=state.steps,
             passes=self._metered.passes,
             bytes_read=self._metered.bytes_read,
-            flags=flags(self._system, state),
+            flags=flags(system, state, diagonal),
         )
         return Solution(
             alpha=state.alpha_NT.double(),
@@ -226,3 +233,13 @@ class SolveLoop:
 
     def _seconds(self) -> float:
         return self._spent_before + time.perf_counter() - self._started
+
+
+def _check_finite(method: str, state: SolverState, evidence: Evidence) -> None:
+    """Refuse to return what has no numbers; solvers end with finite ones unless a product of entries overflows."""
+    for what, values in (("coefficients", state.alpha_NT), ("residuals", evidence.residuals_T)):
+        if not torch.isfinite(values).all():
+            raise NumericalError(
+                f"the {what} of {method} are NaN or infinite after {state.steps} steps, although the matrix and the "
+                "targets are finite: products of them overflow. Divide kernel and ridge by a constant."
+            )

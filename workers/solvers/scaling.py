@@ -10,7 +10,7 @@ from typing import Self, final
 
 import torch
 
-from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.workers.operators.algebra import ScaledOperator
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.operators.checks import check_finite
@@ -121,8 +121,16 @@ class Scaling:
         """Return the solution of what was asked; one more pass if there are samples of weight 0.
 
         Residuals stay those of the system that was solved, which weighs them.
+
+        Raises:
+            NumericalError: Coefficients overflow in the units of the targets.
         """
         alpha_NT = self.alpha(solution.alpha)
+        if not torch.isfinite(alpha_NT).all():
+            raise NumericalError(
+                "coefficients exceed the largest number in float64, although the targets do not. Divide the targets by a "
+                "constant."
+            )
         if self.roots_N1 is not None and not bool((self.roots_N1 > 0).all()):
             # What samples of weight 0 are predicted is not in the weighted system.
             fitted_NT = self.metered.matmat(alpha_NT)

@@ -203,6 +203,13 @@ def scaled_ridge(
     return ridge * float(weights_N @ diagonal_N / weights_N.sum())
 
 
+def balanced_weights(targets_NT: torch.Tensor) -> torch.Tensor:
+    """Return (N,) weights of samples with one-hot targets, N / (classes present times samples of the class)."""
+    counts_T = targets_NT.sum(dim=0)
+    weights_T = len(targets_NT) / (int((counts_T > 0).sum()) * counts_T.clamp(min=1))
+    return targets_NT @ weights_T
+
+
 def one_hot_targets(labels_N: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
     """Return (N, T) float64 targets: 1 in the column of the class, 0 elsewhere.
 

@@ -7,6 +7,9 @@ import torch
 
 from ntkpipe.workers.operators.base import AbstractOperator
 
+FLOAT32_TOLERANCE = 1e-5
+"""Tighter tolerances than this are out of reach of float32 products."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,11 @@ class System:
         """Whether y is what a warm start has left of other targets."""
         norms_T: torch.Tensor = torch.linalg.vector_norm(self.rhs_NT, dim=0)
         return not torch.allclose(norms_T.where(norms_T > 0, 1.0), self.norms_T, rtol=1e-12, atol=0.0)
+
+    def precision(self, tolerance: float) -> torch.dtype:
+        """Return in which precision products are good enough for steps towards a tolerance."""
+        single = self.operator.dtype == torch.float32 and tolerance >= FLOAT32_TOLERANCE
+        return torch.float32 if single else torch.float64
 
     def relative(self, residual_NT: torch.Tensor) -> torch.Tensor:
         """Return the (T,) norms of a residual, relative, float64."""

@@ -21,7 +21,7 @@ from ntkpipe.workers.solvers.checkpoint import StoredCheckpoint, place
 from ntkpipe.workers.solvers.direct.tiled import TileCholeskySolver
 from ntkpipe.workers.solvers.registry import make_solver
 from ntkpipe.workers.solvers.solution import Solution
-from ntkpipe.workers.solvers.solve import Solve, one_hot_targets, scaled_ridge
+from ntkpipe.workers.solvers.solve import Solve, balanced_weights, one_hot_targets, scaled_ridge
 from ntkpipe.workers.solvers.validation import Validation, prediction_loss
 from ntkpipe.workers.solvers.watcher import Report, Watcher
 from ntkpipe.workers.stages.factor import StoredFactor
@@ -74,6 +74,9 @@ def _make(context: WorkerContext, config: SolveConfig) -> KeptSolve:
     targets_NT = _targets(context, config, train, width)
     # A kernel of (sample, output) pairs has one unknown for each pair and a single right-hand side.
     right = targets_NT if operator.size == len(targets_NT) else targets_NT.reshape(operator.size, 1)
+    weights_N = None
+    if config.class_weight == "balanced":
+        weights_N = balanced_weights(targets_NT).repeat_interleave(len(right) // len(targets_NT))
     solver = _solver(context, config)
 
     def tell(report: Report) -> None:
@@ -92,7 +95,8 @@ def _make(context: WorkerContext, config: SolveConfig) -> KeptSolve:
         solver,
         operator,
         right,
-        scaled_ridge(operator, config.ridge, config.ridge_scale),
+        scaled_ridge(operator, config.ridge, config.ridge_scale, weights_N),
+        weights_N=weights_N,
         validation=_validation(context, config, width),
         checkpoint=StoredCheckpoint(states),
         checkpoint_seconds=context.spec.config.resources.checkpoint_seconds,

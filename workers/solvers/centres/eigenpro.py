@@ -32,9 +32,6 @@ from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, l
 from ntkpipe.workers.solvers.descent.window import Descent, Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
 
-FLOAT32_TOLERANCE = 1e-5
-"""Tighter tolerances than this are out of reach of float32 products."""
-
 DIVERGENCE = 10.0
 """An epoch whose residual at the samples exceeds the best one this many times is undone, and the step is halved."""
 
@@ -175,8 +172,7 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
     ) -> CentreEigenProState:
         """Take the gradient steps of one block of samples; their kernel with the centres is read once."""
         operator, config = system.operator, self._config
-        single = operator.dtype == torch.float32 and config.tolerance >= FLOAT32_TOLERANCE
-        dtype = torch.float32 if single else torch.float64
+        dtype = system.precision(config.tolerance)
         random = self._random(2 + state.steps, 1 + index)
         rows_R = rows_R[torch.from_numpy(random.permutation(len(rows_R)))]
         kernel_RP = operator.entries(rows_R, state.centres_P).to(dtype)
@@ -258,12 +254,16 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
         last = state.steps >= self._config.epochs or state.step_scale < MIN_STEP_SCALE
         if estimate > tolerance and not last:
             return state
-        if float(equations.evidence(state.solved_PT).residuals_T.max()) <= tolerance:
+        evidence = equations.evidence(state.solved_PT)
+        if float(evidence.residuals_T.max()) <= tolerance:
             return replace(state, status="converged")
         if not last:
             return replace(state, step_scale=state.step_scale / 2)
         status: Status = "budget" if sound else "diverged"
-        return replace(state, status="stagnated" if sound and state.step_scale < MIN_STEP_SCALE else status)
+        helps_T = equations.gains(state.solved_PT, evidence.fitted_NT) >= 0
+        alpha_NT = spread(state.solved_PT.where(helps_T, 0.0), state.centres_P, system.size)
+        status = "stagnated" if sound and state.step_scale < MIN_STEP_SCALE else status
+        return replace(state, alpha_NT=alpha_NT, status=status)
 
     def _estimate(self, system: System, state: CentreEigenProState, projection: AbstractProjection) -> float:
         """Return the residual of the normal equations, from what samples were predicted when they were met."""

@@ -13,9 +13,6 @@ from ntkpipe.workers.solvers.centres.factors import NormalFactors, normal_factor
 from ntkpipe.workers.solvers.centres.normal import NormalEquations, Points, drawn_centres, num_parts, spread
 from ntkpipe.workers.solvers.system import System
 
-FLOAT32_TOLERANCE = 1e-5
-"""Tighter tolerances than this are out of reach of float32 products."""
-
 MARGIN = 0.5
 """A target rests once the residual of the recurrence is below this share of the tolerance."""
 
@@ -109,8 +106,7 @@ class FalkonSolver(AbstractPartitionedSolver[FalkonState]):
 
     def partial(self, system: System, state: FalkonState, part: int) -> torch.Tensor:
         """Multiply the rows of some blocks, in float32 where the operator is and the tolerance allows it."""
-        rough = system.operator.dtype == torch.float32 and self._config.tolerance >= FLOAT32_TOLERANCE
-        dtype = torch.float32 if rough and not state.checking else torch.float64
+        dtype = torch.float64 if state.checking else system.precision(self._config.tolerance)
         vectors_PT = state.solved_PT if state.checking else state.direction_PT
         equations = self._equations(system, state.centres_P)
         return equations.summand(vectors_PT, part, dtype, targets=state.checking)

@@ -97,6 +97,12 @@ class NormalEquations:
         norms_T: torch.Tensor = torch.linalg.vector_norm(residual_PT, dim=0)
         return Evidence(norms_T / self.norms(pulled_PT), fitted_NT)
 
+    def gains(self, solved_PT: torch.Tensor, fitted_NT: torch.Tensor) -> torch.Tensor:
+        """Return by how much coefficients lower sum_n (f_n - y_n)^2 + ridge a^T K_PP a against zero, (T,), given f."""
+        mask_N1, centred_PT = self._mask(slice(None)), fitted_NT[self._centres_P]
+        squares_T = (mask_N1 * (2 * self._rhs_NT - fitted_NT) * fitted_NT).sum(dim=0)
+        return squares_T - self._ridge * (solved_PT * centred_PT).sum(dim=0)
+
     def norms(self, pulled_PT: torch.Tensor) -> torch.Tensor:
         """Return what residuals are relative to, given K_PN y."""
         norms_T: torch.Tensor = torch.linalg.vector_norm(pulled_PT, dim=0)

@@ -19,13 +19,10 @@ from ntkpipe.configs.solve.coordinates import ASkotchSolve
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.operators.dense import DenseOperator
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState
-from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
+from ntkpipe.workers.solvers.certificate import no_worse_than_zero, ridge_evidence, worst_residual
 from ntkpipe.workers.solvers.krylov.preconditioner import Preconditioner
 from ntkpipe.workers.solvers.krylov.sketches import draw_sketch
 from ntkpipe.workers.solvers.system import System
-
-FLOAT32_TOLERANCE = 1e-5
-"""Tighter tolerances than this are out of reach of float32 products."""
 
 BLOCK_SHARE = 100
 MIN_BLOCK_ROWS = 100
@@ -99,7 +96,9 @@ class ASkotchSolver(AbstractSolver[ASkotchState]):
         allowed = DIVERGENCE * max(best, config.tolerance)
         found, seen = self._epoch(system, state, allowed)
         if found is None:
-            return replace(state, alpha_NT=state.best_NT, status="indefinite", steps=state.steps + 1, smallest=math.nan)
+            alpha_NT, true = no_worse_than_zero(system, state.best_NT)
+            state = replace(state, alpha_NT=alpha_NT, residual=true, steps=state.steps + 1)
+            return replace(state, status="indefinite", smallest=math.nan)
         expected = state.optimism * seen * (min(1.0, seen / best) if best else 1.0)
         if not seen <= allowed:
             found, expected = _undone(found), math.inf
@@ -108,7 +107,7 @@ class ASkotchSolver(AbstractSolver[ASkotchState]):
         last = found.steps >= config.epochs or found.step_scale < MIN_STEP_SCALE
         if expected > config.tolerance and not last:
             return replace(found, residual=seen)
-        true = _true_residual(system, found.alpha_NT)
+        true = worst_residual(system, found.alpha_NT)
         if true <= config.tolerance:
             return replace(found, status="converged", residual=true)
         if last:
@@ -129,8 +128,7 @@ class ASkotchSolver(AbstractSolver[ASkotchState]):
         An epoch ends early once that residual exceeds what is allowed.
         """
         operator, config, size = system.operator, self._config, system.size
-        single = operator.dtype == torch.float32 and config.tolerance >= FLOAT32_TOLERANCE
-        dtype = torch.float32 if single else torch.float64
+        dtype = system.precision(config.tolerance)
         rows = min(config.block_rows or max(size // BLOCK_SHARE, MIN_BLOCK_ROWS), size)
         random = np.random.default_rng([config.seed, 1 + state.steps])
         momentum = Momentum.of(system, rows) if state.accelerated else None
@@ -228,16 +226,12 @@ def _undone(state: ASkotchState) -> ASkotchState:
     return replace(state, alpha_NT=best_NT, momentum_NT=best_NT, base_NT=best_NT, accelerated=False, step_scale=scale)
 
 
-def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:
-    return float(system.relative(residual(system, alpha_NT)).max())
-
-
 def _give_up(system: System, state: ASkotchState, true: float) -> ASkotchState:
     """Return the better one of the last and the best coefficients; zero if neither is better than zero."""
     zero = float(system.relative(system.rhs_NT).max())
     best = zero if not state.best_NT.any() else true
     if state.best_NT.any() and not torch.equal(state.alpha_NT, state.best_NT):
-        best = _true_residual(system, state.best_NT)
+        best = worst_residual(system, state.best_NT)
     alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
     if not true <= zero:
         return replace(state, alpha_NT=torch.zeros_like(alpha_NT), status="diverged", residual=zero)

@@ -8,6 +8,10 @@ that diagonal entries grow by the ridge and eigenvalues of K / N by ridge / N.
 One thing differs from the published algorithm: step and batch size do not come from bounds for random batches, but
 from the largest eigenvalue and the diagonal of the preconditioned matrices of the batches themselves. Stored rows are
 often sorted by class, and for a batch of similar rows the bounds do not hold.
+
+Momentum is that of AxlePro (Zhang, Pandit, AISTATS 2025), after every batch and for all coefficients, see
+:mod:`~ntkpipe.workers.solvers.descent.momentum`. Two things differ besides the steps: it grows over the first epochs,
+and starts anew after an epoch that met larger residuals than the one before.
 """
 
 import math
@@ -20,7 +24,8 @@ import torch
 from ntkpipe.configs.solve.descent import EigenProSolve
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
 from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
-from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs
+from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs, smallest_eigenvalue
+from ntkpipe.workers.solvers.descent.momentum import Motion, Pace
 from ntkpipe.workers.solvers.descent.window import Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
 
@@ -57,18 +62,27 @@ class EigenProState(SolverState):
     best_residual: float
     """That residual as met on the way, worst target; 1.0 for the zero start."""
     moving_NT: torch.Tensor
-    """Coefficients within an epoch; ``alpha_NT`` are those at its beginning."""
+    """Coefficients within an epoch, at which gradients are taken; ``alpha_NT`` are those at its beginning."""
     squares_T: torch.Tensor
     """Squared residuals as met in the epoch so far, float64."""
     blocks_done: int = 0
     """Blocks of rows of the epoch that are behind."""
+    velocity_NT: torch.Tensor | None = None
+    """d, by which gradients are taken ahead of the coefficients that were found; None without momentum."""
+    convexity: float = 0.0
+    """The smallest eigenvalue of K + ridge I as the Nystrom points see it; 0.0 without momentum."""
+    glided: int = 0
+    """Epochs since the velocity was zero."""
+    last_residual: float = math.inf
+    """As met in the last epoch, worst target; infinite before the first one and after one that was undone."""
 
 
 @final
 class EigenProSolver(AbstractSolver[EigenProState]):
     """``steps`` counts epochs: every row once, in whole blocks of rows in random order; one block is taken at a time.
 
-    O(N^2 T + N s q) FLOPs per epoch, memory O(N T + s^2 + block of rows). Deterministic given the seed. Products are
+    O(N^2 T + N s q) FLOPs per epoch, twice the products with momentum; memory O(N T + s^2 + block of rows).
+    Deterministic given the seed. Products are
     float32 where the operator is and the tolerance allows it, else float64. ``diverged`` means that no step was short
     enough or nothing better than zero was found; ``indefinite`` that the subsample proves K + ridge I to have a
     negative eigenvalue, or K + ridge I to be zero, and the answer is zero.
@@ -83,6 +97,7 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         self._tolerance = config.tolerance
         self._subsample = config.subsample
         self._top = config.top
+        self._momentum = config.momentum
         self._seed = config.seed
 
     def init(self, system: System) -> EigenProState:
@@ -110,8 +125,12 @@ class EigenProSolver(AbstractSolver[EigenProState]):
             )
         )
         directions_SQ = vectors_SQ[:, : len(damping_Q)].contiguous()
+        state = self.prepared(system, subsample_S, directions_SQ, damping_Q)
+        if self._momentum and not indefinite:
+            convexity = smallest_eigenvalue(matrix_SS, ridge, largest, random)
+            state = replace(state, velocity_NT=torch.zeros_like(system.rhs_NT), convexity=convexity)
         return replace(
-            self.prepared(system, subsample_S, directions_SQ, damping_Q),
+            state,
             status="indefinite" if indefinite else None,
             largest=float(eigenvalues_Q[0]) * operator.size / len(subsample_S) + ridge,
             smallest=ridge if ridge > 0 else math.nan,
@@ -120,7 +139,9 @@ class EigenProSolver(AbstractSolver[EigenProState]):
     def prepared(
         self, system: System, subsample_S: torch.Tensor, directions_SQ: torch.Tensor, damping_Q: torch.Tensor
     ) -> EigenProState:
-        """Return the zero start for a preconditioner, which may have been set up for other right-hand sides."""
+        """Return the zero start for a preconditioner that may have been set up for other right-hand sides; without
+        momentum.
+        """
         zeros_NT = torch.zeros_like(system.rhs_NT)
         return EigenProState(
             alpha_NT=zeros_NT,
@@ -149,7 +170,7 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         """Run an epoch that nobody judges; for solvers that use this one for what need not be solved."""
         for _ in range(_num_blocks(system)):
             state = self._descend(system, state)
-        return replace(state, alpha_NT=state.moving_NT, steps=state.steps + 1, blocks_done=0)
+        return replace(state, alpha_NT=_reached(state), steps=state.steps + 1, glided=state.glided + 1, blocks_done=0)
 
     def extras(self, state: EigenProState) -> dict[str, torch.Tensor]:
         """Nothing."""
@@ -163,15 +184,20 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         """End an epoch; recompute the true residual when it is expected to be small, and after the last epoch."""
         # The residuals met on the way are older than the result; what the epoch gained is expected to repeat itself.
         expected = seen * min(1.0, seen / state.best_residual) if state.best_residual else seen
-        moved_NT, best_NT, best_residual, step_scale = state.moving_NT, state.best_NT, state.best_residual, 1.0
+        found_NT, best_NT, best_residual, step_scale = _reached(state), state.best_NT, state.best_residual, 1.0
+        slows = not sound or seen > state.last_residual
         if not sound:
-            moved_NT, expected, step_scale = best_NT, math.inf, 0.5
+            found_NT, expected, seen, step_scale = best_NT, math.inf, math.inf, 0.5
         elif seen <= best_residual:
-            best_NT, best_residual = moved_NT, seen
+            best_NT, best_residual = found_NT, seen
+        if slows:
+            state = replace(state, velocity_NT=None if state.velocity_NT is None else torch.zeros_like(found_NT))
         state = replace(
             state,
-            alpha_NT=moved_NT,
-            moving_NT=moved_NT,
+            alpha_NT=found_NT,
+            moving_NT=found_NT if slows else state.moving_NT,
+            glided=0 if slows else state.glided + 1,
+            last_residual=seen,
             best_NT=best_NT,
             best_residual=best_residual,
             step_scale=state.step_scale * step_scale,
@@ -197,31 +223,43 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         start = index * operator.block_rows
         stop = min(start + operator.block_rows, operator.size)
         rows_MN = operator.rows(start, stop).to(dtype)
-        alpha_NT, directions_SQ = state.moving_NT.to(dtype), state.directions_SQ.to(dtype)
+        met_NX = state.moving_NT if state.velocity_NT is None else torch.cat([state.moving_NT, state.velocity_NT], 1)
+        met_NX, directions_SQ = met_NX.to(dtype), state.directions_SQ.to(dtype)
         kernel_MM = rows_MN[:, start:stop].clone()
         kernel_MM.diagonal().add_(ridge)
         features_MQ = rows_MN.index_select(1, subsample_S) @ directions_SQ
         responses_MQ = features_MQ.clone()
         here_S = (subsample_S >= start) & (subsample_S < stop)
         responses_MQ[subsample_S[here_S] - start] += ridge * directions_SQ[here_S]
+        # Measured: a few wide rows times a matrix take half the time of a matrix times a few tall columns.
+        fitted_MX = (met_NX.T @ rows_MN.T).T + ridge * met_NX[start:stop]
+        num_targets = system.rhs_NT.shape[1]
         window = Window(
             kernel_MM,
             features_MQ,
             responses_MQ,
-            # Measured: a few wide rows times a matrix take half the time of a matrix times a few tall columns.
-            (alpha_NT.T @ rows_MN.T).T + ridge * alpha_NT[start:stop],
+            fitted_MX[:, :num_targets],
             system.rhs_NT[start:stop].to(dtype),
             state.damping_Q.to(dtype).unsqueeze(1),
         )
         order_M = torch.from_numpy(random.permutation(stop - start))
         batches = order_M.chunk(-(-len(order_M) // state.batch_rows))
-        found = descend(window, batches, state.step_scale, random)
-        moved_NT = state.moving_NT.clone()
+        motion, moved_NT, velocity_NT = None, state.moving_NT.clone(), state.velocity_NT
+        if velocity_NT is not None:
+            pace = Pace(operator.size, state.convexity, state.glided)
+            motion = Motion(pace, fitted_MX[:, num_targets:], len(state.damping_Q))
+        found = descend(window, batches, state.step_scale, random, motion)
+        if velocity_NT is not None and motion is not None:
+            moved_NT += motion.travelled * velocity_NT
+            velocity_NT = motion.kept * velocity_NT
+            velocity_NT[start:stop] += motion.changes_MT
+            velocity_NT[subsample_S] += (directions_SQ @ motion.back_QT).double()
         moved_NT[start:stop] += found.changes_MT
         moved_NT[subsample_S] += (directions_SQ @ found.back_QT).double()
         return replace(
             state,
             moving_NT=moved_NT,
+            velocity_NT=velocity_NT,
             squares_T=state.squares_T + found.gradients_MT.double().square().sum(dim=0),
             batch_rows=critical_batch(state.batch_rows, found.top, found.width, len(order_M)),
             blocks_done=state.blocks_done + 1,
@@ -234,6 +272,11 @@ class EigenProSolver(AbstractSolver[EigenProState]):
 
 def _num_blocks(system: System) -> int:
     return -(-system.size // system.operator.block_rows)
+
+
+def _reached(state: EigenProState) -> torch.Tensor:
+    """Return the coefficients that the last batch found; with momentum the next one looks ahead of them."""
+    return state.moving_NT if state.velocity_NT is None else state.moving_NT - state.velocity_NT
 
 
 def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:

@@ -14,6 +14,8 @@ KRYLOV_DEPTH = 3
 
 OVERSAMPLING = 10
 
+INVERSE_ITERATIONS = 10
+
 
 def leading_pairs(
     matrix_SS: torch.Tensor, num_pairs: int, random: np.random.Generator
@@ -48,10 +50,31 @@ def is_indefinite(matrix_SS: torch.Tensor, ridge: float, largest: float) -> bool
         ridge: The lambda.
         largest: The largest eigenvalue of the sum.
     """
+    return largest <= 0 or _factorised(matrix_SS, ridge, largest) is None
+
+
+def smallest_eigenvalue(matrix_SS: torch.Tensor, ridge: float, largest: float, random: np.random.Generator) -> float:
+    """Return an estimate of the smallest eigenvalue of a symmetric matrix plus ridge I; O(S^3 / 3).
+
+    It is a Rayleigh quotient after some inverse iterations, which is never less than the true one; nor is that of a
+    principal sub-matrix of K less than that of K. It is 0 for a matrix that is singular or indefinite.
+    """
+    lower_SS = _factorised(matrix_SS, ridge, largest)
+    if lower_SS is None:
+        return 0.0
+    vector_S1 = torch.from_numpy(random.standard_normal((len(matrix_SS), 1)))
+    for _ in range(INVERSE_ITERATIONS):
+        vector_S1 = torch.cholesky_solve(vector_S1, lower_SS)
+        vector_S1 = vector_S1 / torch.linalg.vector_norm(vector_S1)
+    return max(0.0, float(torch.sum(vector_S1 * (matrix_SS @ vector_S1))) + ridge)
+
+
+def _factorised(matrix_SS: torch.Tensor, ridge: float, largest: float) -> torch.Tensor | None:
+    """Return the Cholesky factor of a matrix plus ridge I, shifted by what may be rounding; None if there is none."""
     shifted_SS = matrix_SS.clone()
     shifted_SS.diagonal().add_(ridge + INDEFINITE * abs(largest))
-    _, failed = torch.linalg.cholesky_ex(shifted_SS)
-    return largest <= 0 or bool(int(failed))
+    lower_SS, failed = torch.linalg.cholesky_ex(shifted_SS)
+    return None if int(failed) else lower_SS
 
 
 def damping(

@@ -13,12 +13,9 @@ import torch
 
 from ntkpipe.configs.solve.coordinates import GaussSeidelSolve
 from ntkpipe.workers.operators.base import AbstractOperator
-from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState
-from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
+from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
+from ntkpipe.workers.solvers.certificate import no_worse_than_zero, ridge_evidence, worst_residual
 from ntkpipe.workers.solvers.system import System
-
-FLOAT32_TOLERANCE = 1e-5
-"""Tighter tolerances than this are out of reach of float32 products."""
 
 SINGULAR = 1e-7
 """Added to a block that cannot be factorised, as a share of its largest diagonal entry; a block that still cannot be
@@ -49,7 +46,7 @@ class GaussSeidelSolver(AbstractSolver[GaussSeidelState]):
     when it is expected to be below the tolerance; a single epoch that happens to be enough ends with ``budget`` unless
     there is only one block. ``indefinite`` means that a block of K + ridge I has a negative eigenvalue, or is zero, and
     ``diverged`` that the residual grew, which it cannot where K + ridge I is positive definite; coefficients are then
-    those of the best epoch.
+    those of the best epoch, or zero if their residual is larger than that of zero.
     """
 
     method = "gauss-seidel"
@@ -76,16 +73,16 @@ class GaussSeidelSolver(AbstractSolver[GaussSeidelState]):
         alpha_NT, seen = self._epoch(system, state)
         state = replace(state, steps=state.steps + 1)
         if alpha_NT is None:
-            return replace(state, alpha_NT=state.best_NT, status="indefinite", smallest=math.nan)
+            return replace(_given_up(system, state, "indefinite"), smallest=math.nan)
         if not seen <= DIVERGENCE * max(best, config.tolerance) or not torch.isfinite(alpha_NT).all():
-            return replace(state, alpha_NT=state.best_NT, status="diverged")
+            return _given_up(system, state, "diverged")
         # What was met on the way is older than the result; what the epoch gained is expected to repeat itself.
         expected = state.optimism * seen * (min(1.0, seen / best) if best else 1.0)
         state = replace(state, alpha_NT=alpha_NT, residual=seen)
         if seen <= best:
             state = replace(state, best_NT=alpha_NT, best_residual=seen)
         if expected <= config.tolerance or self._rows(system.operator) >= system.size:
-            true = float(system.relative(residual(system, alpha_NT)).max())
+            true = worst_residual(system, alpha_NT)
             if true <= config.tolerance:
                 return replace(state, status="converged", residual=true)
             state = replace(state, residual=true, optimism=max(1.0, state.optimism * true / max(expected, 1e-300)))
@@ -105,8 +102,7 @@ class GaussSeidelSolver(AbstractSolver[GaussSeidelState]):
     def _epoch(self, system: System, state: GaussSeidelState) -> tuple[torch.Tensor | None, float]:
         """Return coefficients after an epoch, None for an indefinite block, and the residual met on the way."""
         operator, ridge, rows = system.operator, system.ridge, self._rows(system.operator)
-        single = operator.dtype == torch.float32 and self._config.tolerance >= FLOAT32_TOLERANCE
-        dtype = torch.float32 if single else torch.float64
+        dtype = system.precision(self._config.tolerance)
         alpha_NT, squares_T = state.alpha_NT.clone(), torch.zeros_like(system.norms_T)
         order = np.arange(-(-operator.size // rows))
         if self._config.order == "random":
@@ -122,6 +118,12 @@ class GaussSeidelSolver(AbstractSolver[GaussSeidelState]):
             squares_T += residual_BT.square().sum(dim=0)
             alpha_NT[span] += torch.cholesky_solve(residual_BT, lower_BB)
         return alpha_NT, float((squares_T.sqrt() / system.norms_T).max())
+
+
+def _given_up(system: System, state: GaussSeidelState, status: Status) -> GaussSeidelState:
+    """Return the best coefficients; zero if they are worse than that, as what was met on the way is no true residual."""
+    alpha_NT, residual = no_worse_than_zero(system, state.best_NT)
+    return replace(state, alpha_NT=alpha_NT, residual=residual, status=status)
 
 
 def factorise(matrix_BB: torch.Tensor, ridge: float) -> torch.Tensor | None:

@@ -13,6 +13,8 @@ from typing import final
 import numpy as np
 import torch
 
+from ntkpipe.workers.solvers.descent.momentum import Motion
+
 POWER_ITERATIONS = 8
 
 RELAXATION = 1.5
@@ -61,12 +63,26 @@ class Descent:
     """Their mean diagonal entries, added up."""
 
 
-def descend(window: Window, batches: Iterable[torch.Tensor], step_scale: float, random: np.random.Generator) -> Descent:
+def descend(
+    window: Window,
+    batches: Iterable[torch.Tensor],
+    step_scale: float,
+    random: np.random.Generator,
+    motion: Motion | None = None,
+) -> Descent:
     """Take one step per batch of rows, given as int64 positions in the window.
 
     Steps are as long as the largest eigenvalue of the batch's own preconditioned matrix allows. Stored rows are often
     sorted by class, and for a batch of similar rows no bound for random batches holds.
+
+    Args:
+        window: The rows; without a decay if there is a motion.
+        batches: Positions of the rows of a batch each.
+        step_scale: By which steps are longer than usual.
+        random: Starts the power iterations.
+        motion: The velocity, which is updated; its way through the former coefficients is not part of the result.
     """
+    assert motion is None or not window.decay
     kept, top_sum, width_sum = 1.0, 0.0, 0.0
     changes_MT = torch.zeros_like(window.targets_MT)
     gradients_MT = torch.zeros_like(window.targets_MT)
@@ -75,6 +91,8 @@ def descend(window: Window, batches: Iterable[torch.Tensor], step_scale: float, 
         kernel_BM, features_BQ = window.kernel_MM[batch_B], window.features_MQ[batch_B]
         gradient_BT = kept * window.fitted_MT[batch_B] - window.targets_MT[batch_B]
         gradient_BT += kernel_BM @ changes_MT + window.responses_MQ[batch_B] @ back_QT
+        if motion is not None:
+            gradient_BT += motion.fitted(batch_B)
         gradients_MT[batch_B] = gradient_BT
         vector_B1 = torch.from_numpy(random.standard_normal((len(batch_B), 1))).to(gradient_BT.dtype)
         top, width = _extent(kernel_BM[:, batch_B], features_BQ, window.damping_Q1, vector_B1)
@@ -85,8 +103,13 @@ def descend(window: Window, batches: Iterable[torch.Tensor], step_scale: float, 
         rate = step_scale * RELAXATION / (top + shrinks)
         if shrinks:
             kept, changes_MT, back_QT = _decayed(window, kept, changes_MT, back_QT, rate * shrinks)
+        pull_QT = window.damping_Q1 * (features_BQ.T @ gradient_BT)
+        if motion is not None:
+            motion.push(rate, batch_B, gradient_BT, pull_QT)
+            changes_MT += motion.changes_MT
+            back_QT += motion.back_QT
         changes_MT[batch_B] -= rate * gradient_BT
-        back_QT += rate * window.damping_Q1 * (features_BQ.T @ gradient_BT)
+        back_QT += rate * pull_QT
     return Descent(kept, changes_MT, back_QT, gradients_MT, top_sum, width_sum)
 
 

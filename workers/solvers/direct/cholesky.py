@@ -4,6 +4,7 @@ Refining the solution of a cheap factorisation by residuals of higher precision 
 as long as the matrix is well conditioned for the cheap one (Wilkinson: "Rounding errors in algebraic processes", 1963).
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -149,13 +150,22 @@ def _ended(
 def extreme_eigenvalues(factor_NN: torch.Tensor) -> tuple[float, float]:
     """Return estimates of the largest and the smallest eigenvalue of L L^T by power iteration; O(N^2).
 
-    The largest one is a lower bound, the smallest an upper bound.
+    The largest one is a lower bound, the smallest an upper bound. Vectors are measured in units of their largest entry,
+    since the squares of what a large or a small matrix makes of a unit vector overflow or vanish.
     """
-    start_N1 = torch.ones(len(factor_NN), 1, dtype=factor_NN.dtype)
-    largest, smallest, forward_N1, backward_N1 = 0.0, 0.0, start_N1, start_N1
+    _, forward_N1 = _normalised(torch.ones(len(factor_NN), 1, dtype=factor_NN.dtype))
+    largest, inverse, backward_N1 = 0.0, 0.0, forward_N1
     for _ in range(POWER_ITERATIONS):
-        forward_N1 = factor_NN @ (factor_NN.T @ (forward_N1 / torch.linalg.vector_norm(forward_N1)))
-        backward_N1 = _substituted(factor_NN, backward_N1 / torch.linalg.vector_norm(backward_N1))
-        largest, inverse = (float(torch.linalg.vector_norm(vector)) for vector in (forward_N1, backward_N1))
-        smallest = 1 / inverse
-    return largest, smallest
+        largest, forward_N1 = _normalised(factor_NN @ (factor_NN.T @ forward_N1))
+        inverse, backward_N1 = _normalised(_substituted(factor_NN, backward_N1))
+    return largest, 1 / inverse if inverse > 0 else math.inf
+
+
+def _normalised(vector_N1: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Return the norm of a vector, and the vector divided by it."""
+    unit = float(vector_N1.abs().max())
+    if not unit > 0:
+        return 0.0, vector_N1
+    vector_N1 = vector_N1 / unit
+    norm = float(torch.linalg.vector_norm(vector_N1))
+    return unit * norm, vector_N1 / norm

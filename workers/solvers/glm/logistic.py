@@ -13,9 +13,6 @@ from ntkpipe.workers.solvers.glm.newton import direction, negative, step_length
 from ntkpipe.workers.solvers.glm.objective import Objective
 from ntkpipe.workers.solvers.system import System
 
-FLOAT32_TOLERANCE = 1e-5
-"""From this tolerance on, float32 products are good enough for directions."""
-
 PATIENCE = 10
 """Newton steps in a row that do not make the gradient smaller by a tenth, after which rounding has won."""
 
@@ -47,7 +44,8 @@ class LogisticSolver(AbstractSolver[LogisticState]):
     is no better than the gradient deserves, then a line search on the logits. O(N^2 T) FLOPs per product, memory O(N T).
     Residuals are norms of the gradient in the penalty's own norm, as a share of those for zero coefficients. By strong
     convexity the distance from the solution, in that norm, is at most the gradient's norm over the ridge.
-    ``indefinite`` means that a function had a negative norm, which the penalty of coefficients cannot meet.
+    ``indefinite`` means that a function had a negative norm, which the penalty of coefficients cannot meet; the answer is
+    then zero.
     """
 
     method = "logistic"
@@ -104,7 +102,7 @@ class LogisticSolver(AbstractSolver[LogisticState]):
         )
         state = replace(state, steps=state.steps + 1)
         if found_NT is None:
-            return replace(state, status="indefinite")
+            return replace(state, alpha_NT=torch.zeros_like(state.alpha_NT), status="indefinite")
         change_NT = system.operator.matmat(found_NT)
         slope = objective.sums(state.gradient_NT * (change_NT if objective.functions else found_NT))
         length = step_length(objective, state.alpha_NT, state.logits_NT, slope, found_NT, change_NT)
@@ -128,7 +126,6 @@ class LogisticSolver(AbstractSolver[LogisticState]):
 
     def _objective(self, system: System) -> Objective:
         weights_N1 = torch.ones(system.size, 1, dtype=torch.float64)
-        single = system.operator.dtype == torch.float32 and self._config.tolerance >= FLOAT32_TOLERANCE
         return Objective(
             operator=system.operator,
             targets_NT=system.rhs_NT,
@@ -136,7 +133,7 @@ class LogisticSolver(AbstractSolver[LogisticState]):
             ridge=system.ridge,
             loss=self._loss,
             functions=self._config.penalty == "rkhs",
-            precision=torch.float32 if single else torch.float64,
+            precision=system.precision(self._config.tolerance),
         )
 
     def _judged(self, state: LogisticState) -> LogisticState:

@@ -10,6 +10,7 @@ That is iterative refinement: products with directions may stay float32 at any t
 at least halves the true residual; after that they are float64.
 """
 
+import math
 from dataclasses import replace
 from typing import final
 
@@ -49,7 +50,8 @@ MAX_STALLS = 3
 """Restarts in a row that do not halve the true residual, after which the solve has stagnated."""
 
 DIVERGENCE = 10.0
-"""Coefficients whose true residual exceeds the best one this many times are not started from."""
+"""Coefficients whose true residual exceeds the best one this many times are neither started from nor returned: where a
+singular system has no solution, energy falls for ever."""
 
 
 @final
@@ -112,11 +114,12 @@ class PCGSolver(AbstractPartitionedSolver[PCGState]):
         relative residuals, recomputed in float64.
         """
         rank = 0 if state.values_R is None else len(state.values_R)
+        largest, smallest = state.preconditioned_largest, state.preconditioned_smallest
+        # Rounding may make the smallest Ritz value of a singular matrix zero or negative.
+        condition = largest / smallest if smallest > 0 else math.nan
         found = {
             "preconditioner_rank": torch.tensor(float(rank), dtype=torch.float64),
-            "preconditioned_condition": torch.tensor(
-                state.preconditioned_largest / state.preconditioned_smallest, dtype=torch.float64
-            ),
+            "preconditioned_condition": torch.tensor(condition, dtype=torch.float64),
         }
         if state.path_NC is None:
             return found
@@ -201,7 +204,7 @@ class PCGSolver(AbstractPartitionedSolver[PCGState]):
         energy_A = -((rhs_NA + residual_NA) * alpha_NA).sum(dim=0) / 2
         better_A = true_A < state.best_C[at_C]
         if state.ending == "budget":
-            better_A |= energy_A < state.energy_C[at_C]
+            better_A |= (energy_A < state.energy_C[at_C]) & (true_A <= DIVERGENCE * state.best_C[at_C])
         better_C = put(torch.zeros_like(at_C), at_C, better_A & torch.isfinite(true_A))
         best_C = state.best_C.where(~better_C, put(state.best_C, at_C, true_A))
         return replace(

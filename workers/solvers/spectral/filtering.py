@@ -41,7 +41,8 @@ class FilterSolver(AbstractSolver[FilterState]):
     operator, plus how far the eigenvectors are from orthonormal on the targets. With q directions it includes what the
     eigenvalues that were taken as zero would have predicted, so that too few of them show as ``stagnated``. A cutoff
     whose threshold lies below the smallest eigenvalue that was computed ends as ``budget``. A matrix with an eigenvalue
-    below -1e-6 of the largest one is ``indefinite``, and the answer zero; smaller negative ones are taken as zero.
+    below -1e-6 of the largest one is ``indefinite``, and the answer zero; smaller negative ones are taken as zero. The
+    answer is zero, too, where the residual would exceed 1.
 
     Extras: ``eigenvalues`` (Q,) and ``degrees_of_freedom``, a single number.
     """
@@ -110,6 +111,10 @@ class FilterSolver(AbstractSolver[FilterState]):
         cut = config.filter == "cutoff" and config.threshold is not None and len(values_Q) < size
         if cut and float(values_Q[-1]) > (config.threshold or 0.0) * largest:
             status = "budget"
+        if not residual <= 1:
+            # Zero predicts better than coefficients that are not what they should be at all.
+            state = replace(state, alpha_NT=torch.zeros_like(alpha_NT))
+            residual = float(self.certify(system, state).residuals_T.max())
         return replace(state, status=status, residual=residual)
 
     def extras(self, state: FilterState) -> dict[str, torch.Tensor]:
