@@ -39,21 +39,33 @@ class Driver:
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._lock_checked_at = time.monotonic()
 
-    def run_stage(self, stage: str) -> None:
+    def run_stage(self, stage: str, *, committed: Callable[[str], None] | None = None) -> None:
         """Finish a stage.
+
+        Args:
+            stage: Of the plan.
+            committed: Is told every task that has been committed by now, those of earlier drivers included.
 
         Raises:
             TaskFailedError: A task failed on every attempt it was allowed.
             NtkPipeError: A task failed in a way that no further attempt can change; what was committed stays.
             RunLockedError: Another driver has taken over.
         """
-        committed = self._ledger.committed(stage)
+        done = self._ledger.committed(stage)
         total = self._plan.num_tasks(stage)
         if not total:
             return
-        self._progress.stage(stage, len(committed), total)
-        self._log.add("stage", stage=stage, done=len(committed), total=total)
-        self._carry_out((task for task in self._plan.tasks(stage) if task.id not in committed), self._commit)
+        self._progress.stage(stage, len(done), total)
+        self._log.add("stage", stage=stage, done=len(done), total=total)
+
+        def finish(outcome: Outcome) -> None:
+            self._commit(outcome)
+            if committed is not None:
+                committed(outcome.task.id)
+
+        for name in sorted(done) if committed is not None else ():
+            committed(name)
+        self._carry_out((task for task in self._plan.tasks(stage) if task.id not in done), finish)
 
     def run_shared(self, tasks: Iterable[SharedSolveTask]) -> None:
         """Carry out tasks that leave no receipt.
@@ -61,7 +73,12 @@ class Driver:
         Raises:
             NtkPipeError: As for a stage.
         """
-        self._carry_out(iter(tasks), lambda outcome: None)
+
+        def finish(outcome: Outcome) -> None:
+            # All steps of a solve have one name, and a failure of one is not held against another.
+            self._attempts.pop((outcome.task.stage, outcome.task.id), None)
+
+        self._carry_out(iter(tasks), finish)
 
     def _carry_out(self, todo: Iterator[Task], finish: Callable[[Outcome], None]) -> None:
         """Keep the workers busy until all tasks are finished."""

@@ -20,7 +20,8 @@ from ntkpipe.storage.arrays import Array, ChunkStore
 from ntkpipe.storage.features import SampleReader
 from ntkpipe.storage.ledger import Ledger, read_npy
 from ntkpipe.storage.matrices import MatrixReader
-from ntkpipe.storage.records import KernelGeometry, Manifest, SolutionRecord
+from ntkpipe.storage.records import KernelGeometry, Manifest
+from ntkpipe.storage.solutions import SolutionRecord
 from ntkpipe.storage.stores import AbstractStore, open_store
 from ntkpipe.workers.tasks import ANALYZE_STAGE, SOLVE_STAGE
 

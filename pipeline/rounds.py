@@ -21,7 +21,7 @@ def shared_solutions(config: RunConfig) -> tuple[str, ...]:
 
 
 def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) -> None:
-    """Take a shared solve to its last state; its task certifies and commits it.
+    """Take a shared solve to its last state; its task certifies and commits it. One with a single part is left to it.
 
     Raises:
         NtkPipeError: As for a stage.
@@ -33,7 +33,8 @@ def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) 
     while True:
         driver.run_shared([SolveStepTask(name)])
         progress = SolveProgress.read(store, name)
-        if progress is not None and progress.finished:
+        # One part is no work to be shared.
+        if progress is not None and (progress.finished or progress.num_parts == 1):
             return
         moved = progress is not None and progress.place > place
         idle_rounds = 0 if moved else idle_rounds + 1

@@ -29,8 +29,9 @@ from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import PREPARE_STAGE, PREPARE_TASK
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
-from ntkpipe.storage.records import SCHEMA_VERSION, Manifest, Receipt
+from ntkpipe.storage.records import SCHEMA_VERSION, ChosenSolver, Manifest, Receipt
 from ntkpipe.storage.schema import array_specs
+from ntkpipe.storage.solver_state import clear_solver
 from ntkpipe.storage.stores import AbstractStore, open_store
 from ntkpipe.storage.verify import Checked, verify_tasks
 from ntkpipe.workers.probing.probe import Probe, probe_run
@@ -110,7 +111,7 @@ def resume(url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progre
     manifest = Manifest.read(store)
     config = load_config(manifest.config, overrides)
     _check_shared(config, store)
-    probe = probe_run(config)
+    probe = probe_run(config, manifest.solvers)
     _check_same(store, manifest, _manifest(config, probe))
     with EpochLock(store, config.store.lease_seconds) as lock:
         _execute(store, _plan(probe), probe, lock, progress or Silent())
@@ -158,6 +159,11 @@ def _manifest(config: RunConfig, probe: Probe) -> Manifest:
         semantic=config.semantic(),
         fingerprints=probe.fingerprints,
         geometry=probe.geometry,
+        solvers={
+            name: ChosenSolver(section=choice.section.model_dump(mode="json"), why=choice.why)
+            for name, choice in probe.solvers.items()
+            if choice.why
+        },
         num_parameters=probe.num_parameters,
         versions={"python": platform.python_version()} | {name: version(name) for name in RECORDED_VERSIONS},
     )
@@ -195,7 +201,9 @@ def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, pr
                 if stage == SOLVE_STAGE:
                     for name in shared_solutions(plan.config):
                         run_rounds(driver, store, ledger, name)
-                driver.run_stage(stage)
+                    driver.run_stage(stage, committed=lambda name: clear_solver(store, name))
+                else:
+                    driver.run_stage(stage)
         log.add("finish")
     except NtkPipeError as error:
         log.add("stop", kind=error.kind, message=error.message)

@@ -88,6 +88,8 @@ def _open_failures(store: AbstractStore, committed: dict[str, frozenset[str]]) -
     found = []
     for key in store.names(layout.FAILED):
         failure = Failure.parse(store.read(key), f"{store.url}/{key}")
-        if failure.task not in committed.get(failure.stage, ()):
+        # A step of a shared solve, or a part of one, has no receipt of its own.
+        task = failure.task.partition("/")[0] if failure.stage == SOLVE_STAGE else failure.task
+        if task not in committed.get(failure.stage, ()):
             found.append(f"{failure.stage} task {failure.task}: {failure.message}")
     return found

@@ -97,36 +97,6 @@ class Failure(Record):
     failed_at: float = Field(default_factory=time.time)
 
 
-class SolutionRecord(Record):
-    """How a solution was found and how well it solves its system."""
-
-    schema_version: Literal[1] = 1
-    name: str
-    kernel: str
-    method: str
-    status: str
-    ridge: float
-    jitter: float
-    equation: str = "ridge"
-    """What the residuals are residuals of."""
-    residuals: tuple[float, ...]
-    """True relative residual of each target."""
-    backward_errors: tuple[float, ...] = ()
-    """How far the nearest system is that is solved exactly, for each target."""
-    flags: tuple[str, ...] = ()
-    """What a user should know, such as ``jittered``."""
-    chosen: str = ""
-    """Why this solver, where the choice was left to ntkpipe."""
-    stats: dict[str, float]
-    """Steps, passes over the matrix, bytes read, condition number; what is not known is left out."""
-    classes: bool = False
-    """Whether the targets are one-hot classes."""
-    losses: dict[str, float] = Field(default_factory=dict)
-    """By split with labels: the share of wrong classes, or the mean square error of real targets."""
-    extras: tuple[str, ...] = ()
-    """What else is stored beside it, such as a ridge path."""
-
-
 class SplitGeometry(Record):
     """The shape of a split."""
 
@@ -134,6 +104,12 @@ class SplitGeometry(Record):
     labels: Literal["none", "classes", "values"]
     num_targets: int
     """T: classes, or columns of real targets; 0 without labels."""
+
+    def width(self, targets: Literal["one-hot", "values"]) -> int:
+        """Return how many columns of targets of a kind the labels give, 0 if they give none."""
+        if targets == "values":
+            return 1 if self.labels == "classes" else self.num_targets
+        return self.num_targets if self.labels == "classes" else 0
 
 
 class KernelGeometry(Record):
@@ -253,6 +229,15 @@ class Geometry(Record):
         return tuple(reference for kernel in self.kernels for reference in kernel.references)
 
 
+class ChosenSolver(Record):
+    """What ntkpipe took for a solution whose solver it was to choose."""
+
+    section: dict[str, Any]
+    """Of the solver, as it could have been configured."""
+    why: str
+    """In a sentence."""
+
+
 class Manifest(Record):
     """What a run is: written once, compared on every resumption."""
 
@@ -268,6 +253,8 @@ class Manifest(Record):
     fingerprints: dict[str, str]
     """Digests of weights, data and projections."""
     geometry: Geometry
+    solvers: dict[str, ChosenSolver] = Field(default_factory=dict)
+    """By solution, what was chosen when the run was started; kept when it is resumed with other resources."""
     num_parameters: int
     versions: dict[str, str]
     """Of Python and the main libraries; recorded, not compared."""

@@ -1,7 +1,7 @@
 """Where a solver is, between two of its steps: what a killed solve goes on from.
 
-Not part of a run's results: a solution has a receipt like every other task, and what lies here is deleted when it is
-committed. A state that is damaged or belongs to something else counts as not there.
+Not part of a run's results: a solution has a receipt like every other task, and what lies here is deleted once it is
+committed. What is damaged or belongs to something else counts as not there.
 """
 
 import io
@@ -11,6 +11,7 @@ from typing import Any, Self, final
 import google_crc32c
 import numpy as np
 
+from ntkpipe.configs.errors import StorageError
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.records import Record
@@ -36,10 +37,19 @@ class SolveProgress(Record):
 
     @classmethod
     def read(cls, store: AbstractStore, name: str) -> Self | None:
-        """Return how far the solve of a solution is; None if it has not begun or has ended."""
+        """Return how far the solve of a solution is; None if it has not begun or has ended, or nobody can tell."""
         key = layout.solver_progress(name)
         data = store.get(key)
-        return None if data is None else cls.parse(data, f"{store.url}/{key}")
+        try:
+            return None if data is None else cls.parse(data, f"{store.url}/{key}")
+        except StorageError:
+            return None
+
+
+def clear_solver(store: AbstractStore, name: str) -> None:
+    """Delete all that is stored of an unfinished solve."""
+    for key in store.names(layout.solver(name)):
+        store.delete(key)
 
 
 @final
@@ -112,11 +122,6 @@ class SolverStates:
         for key in self._store.names(layout.solver_parts(self._name)):
             if key < layout.solver_part(self._name, position + 1, 0):
                 self._store.delete(key)
-
-    def clear(self) -> None:
-        """Delete everything."""
-        for key in self._store.names(layout.solver(self._name)):
-            self._store.delete(key)
 
     def _put(self, key: str, arrays: Arrays, values: dict[str, Any]) -> None:
         buffer = io.BytesIO()

@@ -67,8 +67,36 @@ class MemoryCheckpoint(AbstractCheckpoint):
         return Position(join_state(state_type, arrays, dict(values)), **loop)
 
 
-def points(num, seed):
-    """A split of a run: three classes of points."""
+LAPLACE = {"kind": "laplace", "bandwidth": 3.0}
+MAPPED = {"kind": "fourier_features", "dim": 40, "bandwidth": 2.0}
+
+
+def points(num, seed, labels="classes", columns=2):
+    """A split of a run: three classes of points, real targets, or no labels."""
     inputs = torch.randn(num, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    labels = (inputs[:, 0] > 0).long() + (inputs[:, 1].abs() > 1).long()
-    return ntkpipe.Samples(inputs=inputs, labels=labels)
+    found = {
+        "classes": (inputs[:, 0] > 0).long() + (inputs[:, 1].abs() > 1).long(),
+        "values": torch.sin(inputs[:, :columns]),
+        "none": None,
+    }
+    return ntkpipe.Samples(inputs=inputs, labels=found[labels])
+
+
+def run_config(solve, num=90, train=None, test=None, **changes):
+    """Return the configuration of a run that solves with kernels of points; sections can be extended or replaced."""
+    document = {
+        "name": "solves",
+        "data": {
+            "splits": {
+                name: {"kind": "python", "target": "solving:points", "options": {"num": size, "seed": seed} | options}
+                for name, size, seed, options in (("train", num, 0, train or {}), ("test", 30, 1, test or {}))
+            }
+        },
+        "kernels": [LAPLACE, MAPPED],
+        "solve": [{"kernel": "laplace", "ridge": 0.1} | section for section in solve],
+        "store": {"shard_rows": 32, "block_rows": 32, "dtype": "float64"},
+        "resources": {"executor": "serial"},
+    }
+    for key, value in changes.items():
+        document[key] = document.get(key, {}) | value if isinstance(value, dict) else value
+    return document

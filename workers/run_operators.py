@@ -78,10 +78,17 @@ class RunOperators:
             formula = self._kernels.closed_form(kernel.name)
             rows, columns = self._inputs(row_split), self._inputs(column_split)
             return FormulaRectangle(formula, rows, columns, self._geometry.block_rows)
-        return FeatureProduct(self.features(reference, row_split), self.features(reference, column_split))
+        columns_NK = self.features(reference, column_split, signed=True)
+        return FeatureProduct(self.features(reference, row_split), columns_NK)
 
-    def features(self, reference: str, split: str) -> StoredFeatures:
-        """Return the features whose inner products are a kernel: of all groups, divided by the norms of a cosine."""
+    def features(self, reference: str, split: str, *, signed: bool = False) -> StoredFeatures:
+        """Return the features whose inner products are a kernel: of all groups, divided by the norms of a cosine.
+
+        Args:
+            reference: NAME, or NAME@MEMBER.
+            split: Of the samples.
+            signed: Negate those that count negatively, which one side of an inner product has to.
+        """
         kernel, member = self._geometry.matrix(reference)
         assert kernel.feature_dim is not None, "the plan refuses what has no features"
         groups: list[int | None] = list(range(len(kernel.groups))) or [None]
@@ -91,6 +98,9 @@ class RunOperators:
                 self._samples.features(kernel.name, split, start, stop, member=member, group=group) for group in groups
             ]
             values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            if signed and kernel.num_negative:
+                num_positive = values.shape[1] - kernel.num_negative
+                values = np.concatenate([values[:, :num_positive], -values[:, num_positive:]], axis=1)
             if not kernel.cosine:
                 return values
             diagonal_M = self._samples.diagonal(kernel.name, split, start, stop, member=member).astype(np.float64)

@@ -23,6 +23,8 @@ class Answer:
     """An array, or rows of mixed values."""
     row_ids: list[str]
     column_ids: list[str] | None = None
+    row_kind: str = "sample"
+    """What a row is."""
 
 
 def write_answer(answer: Answer, out: Path | None) -> None:
@@ -59,13 +61,14 @@ def _npy(answer: Answer) -> bytes:
 def _csv(answer: Answer) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    if np.ndim(answer.values) > 2:
+        raise ConfigError(
+            f"the answer has {np.ndim(answer.values)} axes, as features of a layerwise kernel have, which CSV cannot show; "
+            "choose .npy or .json."
+        )
     rows = _rows(answer)
     width = len(rows[0]) if rows else 0
-    if len(rows) != len(answer.row_ids):
-        raise ConfigError(
-            "features of a layerwise kernel have three axes, which CSV cannot show; choose .npy or .json."
-        )
-    writer.writerow(["sample", *(answer.column_ids or [str(column) for column in range(width)])])
+    writer.writerow([answer.row_kind, *(answer.column_ids or [str(column) for column in range(width)])])
     writer.writerows([name, *row] for name, row in zip(answer.row_ids, rows, strict=True))
     return buffer.getvalue()
 

@@ -1,6 +1,8 @@
 """What `ntkpipe query` can be asked, and how a question becomes an answer."""
 
-from ntkpipe.configs.errors import ConfigError
+import numpy as np
+
+from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.pipeline.cli.output import Answer
 from ntkpipe.pipeline.cli.selection import parse_selection
 from ntkpipe.pipeline.queries import ErrorQuery, KernelQuery
@@ -18,6 +20,7 @@ QUESTIONS = (
     "neighbors/NAME[/SPLIT]",
     "solution/NAME",
     "prediction/NAME/SPLIT",
+    "extra/SOLUTION/WHAT",
     "outputs/SPLIT[/MEMBER]",
     "labels/SPLIT",
     "ids/SPLIT",
@@ -56,6 +59,8 @@ def ask(run: Run, what: str, rows: str, cols: str, k: int) -> Answer:
             return _rows(run, kind, name, _split(run, split), rows)
         case "solution", [name]:
             return _rows(run, kind, name, run.train_split, rows)
+        case "extra", [name, found]:
+            return _extra(run, name, found, rows)
         case "outputs", [split, member]:
             at = run.positions(parse_selection(rows), split)
             return Answer(run.outputs(split, member)[at], [run.ids(split)[i] for i in at])
@@ -128,6 +133,21 @@ def _rows(run: Run, kind: str, name: str, split: str, rows: str) -> Answer:
     if labels is None:
         raise ConfigError(f"split {split!r} has no labels.")
     return Answer(labels[at], ids)
+
+
+def _extra(run: Run, name: str, what: str, rows: str) -> Answer:
+    """Return what a solver has left beside a solution; its rows are no samples, and a single number is one row."""
+    values, selected = np.atleast_1d(run.solution_extra(name, what)), parse_selection(rows)
+    positions = np.arange(len(values))
+    if not isinstance(selected, slice):
+        for item in selected:
+            if isinstance(item, str) or not -len(values) <= item < len(values):
+                raise NotFoundError(
+                    f"{what!r} of solution {name!r} has no row {item!r}; its {len(values)} rows are numbered."
+                )
+    at = positions[selected]
+    _check_cells(values[at].size)
+    return Answer(values[at], [str(position) for position in at], row_kind="row")
 
 
 def _neighbors(run: Run, name: str, split: str, rows: str, k: int) -> Answer:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ntkpipe.configs.analyses import FidelityAnalysis
 from ntkpipe.pipeline.query import Run
-from ntkpipe.storage.records import SolutionRecord
+from ntkpipe.storage.solutions import SolutionRecord
 
 
 def print_summary(console: Console, run: Run, seconds: float) -> None:

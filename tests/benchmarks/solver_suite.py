@@ -81,8 +81,10 @@ def measure_problem(
             _say(f"{problem.title}: {job.name}, round {number + 1}")
             try:
                 rounds[job.name].append(in_own_process(folder, job.name, threads, timeout_seconds))
+                _say(f"  {rounds[job.name][-1].seconds:.3g} s")
             except JobFailed as error:
                 failures[job.name] = f"failed: {error}"
+                _say(f"  {failures[job.name]}")
     results = [
         SolverResult(job.name, job.is_floor, tuple(rounds[job.name]), failures.get(job.name, "")) for job in jobs
     ]

@@ -78,6 +78,22 @@ def test_everything_stored_can_be_asked_for(run, what, first):
     assert len(lines[1].split(",")) == first
 
 
+def test_what_a_solver_leaves_beside_its_solution_can_be_asked_for(tmp_path):
+    section = {"kind": "gram", "name": "path", "kernel": "ck", "ridges": [0.1, 1.0, 10.0], "leave_one_out": True}
+    document = golden.config(kernels=[{"kind": "ck"}], solve=[section])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
+    assert ntkpipe_command("run", tmp_path / "config.yaml", "--out", tmp_path / "run").returncode == 0
+    found = ntkpipe_command("query", tmp_path / "run", "extra/path/path_ridges", "--rows", "1:")
+    assert (found.stderr, found.stdout) == ("", "row,0\n1,1.0\n2,10.0\n")
+    found = ntkpipe_command("query", tmp_path / "run", "extra/path/weights", "--out", tmp_path / "weights.npy")
+    assert found.returncode == 0
+    assert np.load(tmp_path / "weights.npy").shape == (2, 2)
+    found = ntkpipe_command("query", tmp_path / "run", "extra/path/path_rides")
+    assert (found.returncode, "did you mean 'path_ridges'?" in found.stderr) == (2, True)
+    found = ntkpipe_command("query", tmp_path / "run", "extra/path/path_ridges", "--rows", "3")
+    assert "has no row 3; its 3 rows are numbered" in found.stderr
+
+
 def test_plan_prints_stages_prices_and_routes(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(golden.config()))
     found = ntkpipe_command("plan", tmp_path / "config.yaml")

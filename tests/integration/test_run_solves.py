@@ -8,35 +8,14 @@ import pytest
 import torch
 from interruptions import Killed
 from runs import chunk_hashes
-from solving import points
+from solving import LAPLACE, MAPPED, points
+from solving import run_config as config
 
 import ntkpipe
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.executors.serial import SerialExecutor
 from ntkpipe.storage.solver_state import SolverStates
 from ntkpipe.workers.tasks import SolveTask
-
-LAPLACE = {"kind": "laplace", "bandwidth": 3.0}
-MAPPED = {"kind": "fourier_features", "dim": 40, "bandwidth": 2.0}
-
-
-def config(solve, **changes):
-    document = {
-        "name": "solves",
-        "data": {
-            "splits": {
-                "train": {"kind": "python", "target": "solving:points", "options": {"num": 90, "seed": 0}},
-                "test": {"kind": "python", "target": "solving:points", "options": {"num": 30, "seed": 1}},
-            }
-        },
-        "kernels": [LAPLACE, MAPPED],
-        "solve": [{"kernel": "laplace", "ridge": 0.1} | section for section in solve],
-        "store": {"shard_rows": 32, "block_rows": 32, "dtype": "float64"},
-        "resources": {"executor": "serial"},
-    }
-    for key, value in changes.items():
-        document[key] = document.get(key, {}) | value if isinstance(value, dict) else value
-    return document
 
 
 def oracle(kernel, ridge):

@@ -56,6 +56,19 @@ def test_a_short_budget_takes_what_stops_short_and_says_so():
     assert seconds[found.section.kind] < seconds["pcg"]
 
 
+def test_a_budget_takes_what_solves_the_system_in_time_before_what_stops_short():
+    problem = Problem(20_000, 1)
+    seconds = {item.kind: item.seconds for item in chosen(problem, budget_seconds=1e-9).candidates}
+    assert seconds["pcg"] < seconds["cholesky"]
+    assert chosen(problem, budget_seconds=(seconds["pcg"] + seconds["cholesky"]) / 2).section.kind == "pcg"
+
+
+def test_a_budget_that_nothing_keeps_takes_the_quickest_of_all():
+    for problem in (Problem(100, 10), Problem(20_000, 1), Problem(200_000, 10, entry_flops=1583.0)):
+        found = chosen(problem, budget_seconds=1e-9)
+        assert min(found.candidates, key=lambda item: item.seconds).kind == found.section.kind
+
+
 def test_early_stopping_takes_a_solver_that_takes_steps():
     found = chosen(Problem(1000, 10, num_features=50), early_stopping={"split": "test"})
     assert found.section.kind in ("pcg", "eigenpro2")

@@ -25,6 +25,7 @@ class FeatureOperator(AbstractOperator):
             kept = features_NK.dtype == torch.float32
             features_NK = DenseRectangle(features_NK if kept else features_NK.double())
         self._features = features_NK
+        self._diagonal_N: torch.Tensor | None = None
         self.size = features_NK.shape[0]
         self.dtype = torch.float64
         self.block_rows = features_NK.block_rows
@@ -43,8 +44,10 @@ class FeatureOperator(AbstractOperator):
         return product_NT.to(vectors_NT.dtype)
 
     def diagonal(self) -> torch.Tensor:
-        """Return squared norms."""
-        return torch.cat([block.double().square().sum(dim=1) for _, block in self._features.blocks()])
+        """Return squared norms; features are read for them once, and N numbers are kept."""
+        if self._diagonal_N is None:
+            self._diagonal_N = torch.cat([block.double().square().sum(dim=1) for _, block in self._features.blocks()])
+        return self._diagonal_N
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Form some rows."""

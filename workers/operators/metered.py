@@ -36,7 +36,7 @@ class MeteredOperator(AbstractOperator):
         return self._operator.partial(vectors_NT, part)
 
     def diagonal(self) -> torch.Tensor:
-        """Not counted: it is stored on its own, or a small share of the matrix."""
+        """Not counted: it is stored on its own, a small share of the matrix, or one reading of features for all times."""
         return self._operator.diagonal()
 
     def rows(self, start: int, stop: int) -> torch.Tensor:

@@ -205,18 +205,15 @@ def _solution_targets(config: RunConfig, solve: SolveConfig, splits: dict[str, S
     """Return T of a solution; refuse targets that the labels cannot give."""
     name = config.data.train_split
     train = splits[name]
-    if solve.targets == "values":
-        if train.labels == "none":
-            raise ConfigError(f"solution {solve.name!r} needs labels, but split {name!r} has none.")
-        num = 1 if train.labels == "classes" else train.num_targets
-    elif train.labels != "classes":
+    if train.labels == "none" and solve.targets == "values":
+        raise ConfigError(f"solution {solve.name!r} needs labels, but split {name!r} has none.")
+    num = train.width(solve.targets)
+    if not num:
         found = "no labels" if train.labels == "none" else "real labels"
         raise ConfigError(
             f"solution {solve.name!r} asks for one-hot targets, but split {name!r} has {found}; "
             "use `targets: values`, or give integer classes."
         )
-    else:
-        num = train.num_targets
     if config.matrices[solve.kernel].per_output and num != num_outputs:
         raise ConfigError(
             f"solution {solve.name!r} solves a kernel of (sample, output) pairs with {num_outputs} outputs, which needs "

@@ -1,12 +1,13 @@
 """All that a plan needs to know of a model and its data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.storage.records import Geometry
+from ntkpipe.storage.records import ChosenSolver, Geometry
 from ntkpipe.workers.jacobians.coverage import probe_samples
 from ntkpipe.workers.jacobians.routes import ParameterRoute
 from ntkpipe.workers.jacobians.truth import GradientCheck
@@ -18,6 +19,7 @@ from ntkpipe.workers.probing.explain import Choice, exact_choices, projected_cho
 from ntkpipe.workers.probing.geometry import plan_geometry, with_factors
 from ntkpipe.workers.probing.models import ProbedModel, probe_model
 from ntkpipe.workers.probing.solvers import choose_solvers
+from ntkpipe.workers.probing.targets import check_solves
 from ntkpipe.workers.projections.registry import make_projection
 from ntkpipe.workers.solvers.choice import Choice as SolverChoice
 from ntkpipe.workers.sources.data import SplitSource
@@ -71,8 +73,12 @@ class Probe:
         return sum(route.numel for route in self.routes)
 
 
-def probe_run(config: RunConfig) -> Probe:
+def probe_run(config: RunConfig, chosen: Mapping[str, ChosenSolver] | None = None) -> Probe:
     """Load the model and the data on this machine's CPU and find out all that a plan needs.
+
+    Args:
+        config: As the user wrote it.
+        chosen: The solvers of a run that was started before, by solution.
 
     Raises:
         ConfigError: Model or data cannot be loaded, or do not fit the rest of the configuration.
@@ -94,9 +100,10 @@ def probe_run(config: RunConfig) -> Probe:
             projected.add(kernel.label)
             fingerprints[f"projection.{kernel.label}"] = make_projection(projection).fingerprint()
     geometry = plan_geometry(config, splits, model)
-    solvers = choose_solvers(config, geometry, inputs[0].numel())
+    solvers = choose_solvers(config, geometry, inputs[0].numel(), chosen or {})
     config = config.model_copy(update={"solve": tuple(choice.section for choice in solvers.values())})
     geometry = with_factors(config, geometry)
+    check_solves(config, geometry, splits)
     check_kernels(config, geometry.num_outputs, splits)
     check_analyses(config, geometry, splits, tuple(inputs.shape[1:]))
     passes, memory = plan_memory(config, geometry, model, inputs)

@@ -1,9 +1,12 @@
 """Which solver each solution of a run is found with, and what it will cost."""
 
+from collections.abc import Mapping
+
 from ntkpipe.configs.kernels.names import CLOSED_FORMS
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.configs.solve.union import SolveConfig
-from ntkpipe.storage.records import Geometry
+from ntkpipe.configs.solve.auto import AutoSolve
+from ntkpipe.configs.solve.union import SECTIONS, SolveConfig
+from ntkpipe.storage.records import ChosenSolver, Geometry
 from ntkpipe.workers.solvers.choice import Choice, choose
 from ntkpipe.workers.solvers.prediction import CACHE_BYTES, FORMULA_FLOPS, Machine, Problem
 
@@ -11,20 +14,28 @@ DEFAULT_RELATIVE_RIDGE = 1e-3
 """Of a ridge in absolute units, for kernels whose diagonal is not known beforehand."""
 
 
-def choose_solvers(config: RunConfig, geometry: Geometry, sample_size: int) -> dict[str, Choice]:
+def choose_solvers(
+    config: RunConfig, geometry: Geometry, sample_size: int, chosen: Mapping[str, ChosenSolver]
+) -> dict[str, Choice]:
     """Return the choice of every solution.
 
     Args:
         config: As the user wrote it.
         geometry: Of the run.
         sample_size: Numbers in a sample, which a formula reads for every entry.
+        chosen: What a run that was started before has chosen, which other resources do not change.
 
     Raises:
         PlanError: No solver fits a worker's memory.
     """
-    machine = Machine(memory_bytes=float(config.resources.max_worker_bytes))
-    problems = {solve.name: run_problem(solve, geometry, sample_size) for solve in config.solve}
-    return {solve.name: choose(solve, problems[solve.name], machine) for solve in config.solve}
+    machine, found = Machine(memory_bytes=float(config.resources.max_worker_bytes)), {}
+    for solve in config.solve:
+        if isinstance(solve, AutoSolve) and solve.name in chosen:
+            section, why = chosen[solve.name].section, chosen[solve.name].why
+            found[solve.name] = Choice(SECTIONS[section["kind"]].model_validate(section), (), why)
+        else:
+            found[solve.name] = choose(solve, run_problem(solve, geometry, sample_size), machine)
+    return found
 
 
 def run_problem(solve: SolveConfig, geometry: Geometry, sample_size: int) -> Problem:

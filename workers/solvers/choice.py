@@ -1,5 +1,6 @@
 """Which solver: the one that is predicted to be fastest among those that fit, and a sentence that says why."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
@@ -54,16 +55,20 @@ def choose(solve: SolveConfig, problem: Problem, machine: Machine, *, stops_earl
     exact = list(_exact(solve, problem, stops_early))
     weighed = [(section, predict(section, problem, machine)) for section in exact]
     fitting = [(section, cost) for section, cost in weighed if cost.fits(machine)]
+    budget = math.inf if solve.budget_seconds is None else solve.budget_seconds
+    in_time = [pair for pair in fitting if pair[1].seconds <= budget]
     small = problem.size <= FACTORISE_UP_TO
-    direct = [pair for pair in fitting if pair[0].kind == "gram" or (pair[0].kind == "cholesky" and small)]
-    best = min(direct or fitting, key=lambda pair: pair[1].seconds, default=None)
+    direct = [pair for pair in in_time if pair[0].kind == "gram" or (pair[0].kind == "cholesky" and small)]
+    best = min(direct or in_time, key=lambda pair: pair[1].seconds, default=None)
     reason = "a factorisation that fits needs no assumption on the spectrum" if direct else "the quickest that fits"
-    if best is None or (solve.budget_seconds is not None and best[1].seconds > solve.budget_seconds):
+    if best is None:
         short = [(section, predict(section, problem, machine)) for section in _approximate(solve, problem)]
         weighed += short
         allowed = [pair for pair in short if pair[1].fits(machine)]
-        best = min(allowed, key=lambda pair: pair[1].seconds, default=best)
+        best = min([*fitting, *allowed], key=lambda pair: pair[1].seconds, default=None)
         reason = "no solver of the system itself fits the memory and the time; this one stops short of it"
+        if best in fitting:
+            reason = "none fits the time, and those that stop short of the system take no less"
     if best is None:
         needed = min(cost.memory_bytes for _, cost in weighed)
         raise PlanError(

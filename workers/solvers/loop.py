@@ -138,11 +138,18 @@ class SolveLoop:
         return self._note(position)
 
     def absorb(
-        self, position: Position, total: torch.Tensor, *, passes: float = 0.0, bytes_read: float = 0.0
+        self,
+        position: Position,
+        total: torch.Tensor,
+        *,
+        passes: float = 0.0,
+        bytes_read: float = 0.0,
+        seconds: float = 0.0,
     ) -> Position:
-        """Finish a step whose parts have all been added up; what others have read for them is counted."""
+        """Finish a step whose parts have all been added up; what others have read and spent for them is counted."""
         self._metered.passes += passes
         self._metered.bytes_read += bytes_read
+        self._spent_before += seconds
         assert isinstance(self._solver, AbstractPartitionedSolver)
         state = self._solver.absorb(self._system, position.state, total)
         return self._note(self._validated(position, replace(position, state=state, parts=0, total=None)))

@@ -9,6 +9,8 @@ import torch
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_solve
 from ntkpipe.configs.solve.auto import AutoSolve
+from ntkpipe.configs.solve.base import SolveBase
+from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.operators.dense import DenseOperator
 from ntkpipe.workers.operators.features import FeatureOperator
@@ -77,10 +79,7 @@ def solve(
     section = asked
     if isinstance(asked, AutoSolve):
         problem = _problem(operator, targets_NT.shape[-1], absolute)
-        choice = choose(asked, problem, Machine(_memory_bytes()), stops_early=validation is not None)
-        section = choice.section
-        if report is not None:
-            report(choice.why)
+        section = _chosen(asked, problem, report, stops_early=validation is not None)
     solver = make_solver(section)
     watcher = None
     if report is not None:
@@ -172,6 +171,15 @@ def solve_operator(
     return Solve(solver, operator, rhs_NT, ridge, **options).run()
 
 
+def _chosen(
+    asked: AutoSolve, problem: Problem, report: Callable[[str], None] | None, *, stops_early: bool
+) -> SolveConfig:
+    choice = choose(asked, problem, Machine(_memory_bytes()), stops_early=stops_early)
+    if report is not None:
+        report(choice.why)
+    return choice.section
+
+
 def _problem(operator: AbstractOperator, num_targets: int, ridge: float) -> Problem:
     tags = operator.tags
     mean = float(operator.diagonal().double().mean())
@@ -230,6 +238,17 @@ def one_hot_targets(labels_N: torch.Tensor, num_classes: int | None = None) -> t
         expected = "at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
         raise ConfigError(f"expected class labels {expected}, found {lowest} to {highest}.")
     return torch.nn.functional.one_hot(labels_N, num_classes or highest + 1).double()
+
+
+def targets_of(solve: SolveBase, labels: torch.Tensor, num_targets: int) -> torch.Tensor:
+    """Return the (N, T) float64 targets that a section asks for: one-hot classes, or labels as they are.
+
+    Raises:
+        ConfigError: One-hot targets are asked for, and labels are not (N,) integers from 0 to T - 1.
+    """
+    if solve.targets == "one-hot":
+        return one_hot_targets(labels, num_targets)
+    return labels.double().reshape(len(labels), -1)
 
 
 def _operator(matrix: torch.Tensor) -> AbstractOperator:

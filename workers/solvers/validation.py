@@ -25,6 +25,8 @@ class Validation:
     mean square of the errors, those of every target as a share of that target's mean square."""
     patience: int = 2
     """Steps without a smaller loss after which the solve ends."""
+    outputs: int = 1
+    """C where the kernel is of (sample, output) pairs, outputs fastest: it has V C rows, and a system of one column."""
 
     def prepared(self, num_samples: int, num_targets: int) -> "HeldOut":
         """Return what is computed with, once for all steps.
@@ -37,10 +39,12 @@ class Validation:
         kernel = self.kernel if isinstance(self.kernel, AbstractMap) else as_tensor(name, self.kernel)
         shapes = tuple(kernel.shape), tuple(targets_VT.shape)
         num_held_out = len(targets_VT) if targets_VT.dim() else 0
-        if shapes != ((num_held_out, num_samples), (num_held_out, num_targets)) or not num_held_out:
+        num_rows, num_targets = num_held_out * self.outputs, num_targets * self.outputs
+        if shapes != ((num_rows, num_samples), (num_held_out, num_targets)) or not num_held_out:
+            rows = "V" if self.outputs == 1 else f"{self.outputs} V"
             raise ConfigError(
                 f"held-out samples have a kernel of shape {shapes[0]} and targets of shape {shapes[1]}; expected "
-                f"(V, {num_samples}) and (V, {num_targets}) with V >= 1."
+                f"({rows}, {num_samples}) and (V, {num_targets}) with V >= 1."
             )
         if self.classes and num_targets == 1:
             raise ConfigError("held-out classes need a column per class; pass classes=False for real targets.")
@@ -58,7 +62,7 @@ class HeldOut:
     """A :class:`Validation` that has been checked."""
 
     kernel: AbstractMap
-    """(V, N)."""
+    """(V, N), or (V C, N C)."""
     targets_VT: torch.Tensor
     """float64."""
     classes: bool
@@ -66,7 +70,7 @@ class HeldOut:
 
     def loss(self, alpha_NT: torch.Tensor) -> float:
         """Return the loss of coefficients; one pass over the kernel."""
-        predictions_VT = self.kernel.matmat(alpha_NT.double())
+        predictions_VT = self.kernel.matmat(alpha_NT.double()).reshape(self.targets_VT.shape)
         if self.classes:
             return prediction_loss(predictions_VT, self.targets_VT, classes=True)
         # Targets come in units of their own, of which squares may underflow.

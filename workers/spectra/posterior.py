@@ -15,9 +15,10 @@ import torch
 
 from ntkpipe.configs.errors import ConfigError, NumericalError
 from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.operators.checks import check_finite
 from ntkpipe.workers.solvers.arrays import Matrix, as_columns, as_tensor
 from ntkpipe.workers.solvers.certificate import residual
-from ntkpipe.workers.solvers.system import make_system
+from ntkpipe.workers.solvers.scaling import Scaling
 from ntkpipe.workers.spectra.kernels import as_operator
 from ntkpipe.workers.spectra.subspaces import BLOCK, gaussian, orthonormal
 
@@ -113,19 +114,18 @@ def posterior(
 
     Raises:
         ConfigError: An argument is out of range.
-        NumericalError: K + noise I is not positive definite.
+        NumericalError: The kernel or the targets hold NaN or infinity, or K + noise I is not positive definite.
     """
     operator, rhs_NT = as_operator(kernel), as_columns("y", y)
     size = operator.size
-    if len(rhs_NT) != size or not rhs_NT.shape[1]:
-        raise ConfigError(f"the kernel has {size} samples, but the targets have shape {tuple(rhs_NT.shape)}.")
     if not (math.isfinite(noise) and noise > 0) or rank < 1:
         raise ConfigError(f"expected a finite noise above 0 and rank >= 1, found {noise:g} and {rank}.")
     if method not in ("auto", "exact", "lanczos", "nystrom"):
         raise ConfigError(f"expected method auto, exact, lanczos or nystrom, found {method!r}.")
     if method == "auto":
         method = "exact" if size <= EXACT_LIMIT else "lanczos"
-    basis_NQ, evidence_T = None, None
+    scaling = Scaling.of(operator, rhs_NT, noise)
+    system, basis_NQ, evidence_T = scaling.system, None, None
     if method == "exact":
         factor_QQ = _factor(operator.dense().to(torch.float64, copy=True), noise)
         found_NT = torch.cholesky_solve(rhs_NT, factor_QQ)
@@ -134,15 +134,16 @@ def posterior(
     else:
         random = np.random.default_rng([seed, 0])
         subspace = _krylov if method == "lanczos" else _columns
-        basis_NQ, products_NQ = subspace(operator, rhs_NT, min(rank, size), random)
+        # Targets come in units of their own, in which norms may underflow.
+        basis_NQ, products_NQ = subspace(operator, system.rhs_NT, min(rank, size), random)
         projected_QQ = basis_NQ.T @ products_NQ
         factor_QQ = _factor((projected_QQ + projected_QQ.T) / 2, noise)
         found_NT = basis_NQ @ torch.cholesky_solve(basis_NQ.T @ rhs_NT, factor_QQ)
     alpha_NT = found_NT if alpha is None else as_columns("alpha", alpha)
     if alpha_NT.shape != rhs_NT.shape:
         raise ConfigError(f"expected alpha of shape {tuple(rhs_NT.shape)}, found {tuple(alpha_NT.shape)}.")
-    system = make_system(operator, rhs_NT, noise)
-    residuals_T = system.relative(residual(system, alpha_NT))
+    check_finite("alpha", alpha_NT)
+    residuals_T = system.relative(residual(system, torch.ldexp(alpha_NT, -scaling.exponents_T)))
     return Posterior(alpha_NT, residuals_T, noise, method, basis_NQ, factor_QQ, evidence_T)
 
 

@@ -12,7 +12,6 @@ from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.factor import factor_stage, factor_task
 from ntkpipe.storage.ledger import Ledger, put_object
 from ntkpipe.storage.records import FactorGeometry
-from ntkpipe.storage.stores import AbstractStore
 from ntkpipe.workers.context import WorkerContext
 from ntkpipe.workers.solvers.direct.tiled import diagonal_tile, panel_tile, updated_tile
 from ntkpipe.workers.solvers.solve import scaled_ridge
@@ -22,8 +21,9 @@ from ntkpipe.workers.tasks import FactorTask, Written
 
 def compute(context: WorkerContext, task: FactorTask) -> Written:
     """Write one tile; nothing once the matrix has been found not to be positive definite. Memory is that of four tiles in float64."""
-    factor = StoredFactor(context.store, context.chunks, context.ledger, context.spec.geometry.factor(task.name))
-    if not factor.is_complete:
+    factor = StoredFactor(context.chunks, context.ledger, context.spec.geometry.factor(task.name))
+    last = task.column if task.row > task.column else task.column - 1
+    if last >= 0 and not factor.reaches(last):
         return Written(chunks=())
     updated_TT = updated_tile(_kernel_tile(context, task, factor), factor, task.row, task.column)
     if task.row != task.column:
@@ -41,8 +41,8 @@ def compute(context: WorkerContext, task: FactorTask) -> Written:
 class StoredFactor:
     """The committed tiles of a factor."""
 
-    def __init__(self, store: AbstractStore, chunks: ChunkStore, ledger: Ledger, geometry: FactorGeometry) -> None:
-        self._store, self._chunks, self._ledger = store, chunks, ledger
+    def __init__(self, chunks: ChunkStore, ledger: Ledger, geometry: FactorGeometry) -> None:
+        self._chunks, self._ledger = chunks, ledger
         self._name = geometry.name
         self.num_tiles = geometry.num_tiles
         self.tile_rows = geometry.tile_rows
@@ -51,7 +51,17 @@ class StoredFactor:
     @property
     def is_complete(self) -> bool:
         """Whether no pivot was negative."""
-        return self._store.get(layout.factor_failure(self._name)) is None
+        return self.reaches(self.num_tiles - 1)
+
+    def reaches(self, column: int) -> bool:
+        """Return whether the diagonal tile of a column was written, which it is unless a pivot up to it was negative.
+
+        Raises:
+            ChunkNotReadyError: Its task is not committed.
+        """
+        stage, task = factor_stage(column, column), factor_task(self._name, column, column)
+        self._ledger.require(stage, task)
+        return bool(self._ledger.receipt(stage, task).chunks)
 
     def tile(self, row: int, column: int) -> torch.Tensor:
         """Read a tile.

@@ -5,6 +5,8 @@ state that they belong to. What is lost with a worker is computed again, to the 
 parts in their order whoever computed them.
 """
 
+import time
+
 import torch
 
 from ntkpipe.workers.context import WorkerContext
@@ -19,16 +21,21 @@ NOTHING = Written(chunks=())
 
 
 def compute_part(context: WorkerContext, task: SolvePartTask) -> Written:
-    """Compute one part of the step after a state; nothing if the step has been taken already."""
+    """Compute one part of the step after a state; nothing if the step has been taken already, or the state has it."""
     kept = kept_solve(context, section(context, task.name))
     loop, position = kept.solve.loop, kept.solve.loop.take_up()
-    if position is None or place(position) != task.place or kept.states.has_part(task.place, task.part):
+    if position is None or place(position) != task.place or task.part < position.parts:
+        return NOTHING
+    if kept.states.has_part(task.place, task.part):
         return NOTHING
     assert isinstance(loop.solver, AbstractPartitionedSolver)
     passes, bytes_read = loop.read
+    started = time.perf_counter()
     summand = loop.solver.partial(loop.system, position.state, task.part)
-    read = {"passes": loop.read[0] - passes, "bytes_read": loop.read[1] - bytes_read}
-    kept.states.put_part(task.place, task.part, summand.cpu().numpy(), read)
+    # Workers do this side by side, so that a part takes its share of a worker's time.
+    seconds = (time.perf_counter() - started) / context.spec.config.resources.workers
+    spent = {"passes": loop.read[0] - passes, "bytes_read": loop.read[1] - bytes_read, "seconds": seconds}
+    kept.states.put_part(task.place, task.part, summand.cpu().numpy(), spent)
     return NOTHING
 
 
@@ -48,20 +55,24 @@ def _absorb(kept: KeptSolve, position: Position) -> Position | None:
     """Take the step after a position; None if one of its parts is not there."""
     loop, before = kept.solve.loop, place(position)
     assert isinstance(loop.solver, AbstractPartitionedSolver)
-    num_parts, read = loop.solver.num_parts(loop.system.operator), {"passes": 0.0, "bytes_read": 0.0}
-    if not all(kept.states.has_part(before, part) for part in range(num_parts)):
+    num_parts, spent = (
+        loop.solver.num_parts(loop.system.operator),
+        dict.fromkeys(("passes", "bytes_read", "seconds"), 0.0),
+    )
+    # A solve that was not shared before may have been stored within a step, with the sum of its first parts.
+    parts, total = range(position.parts, num_parts), position.total
+    if not all(kept.states.has_part(before, part) for part in parts):
         return None
-    total: torch.Tensor | None = None
-    for part in range(num_parts):
+    for part in parts:
         found = kept.states.part(before, part)
         if found is None:
             kept.states.clear_parts(before)  # a damaged one would be in the way for ever
             return None
         summand = torch.from_numpy(found[0])
         total = summand if total is None else ordered_sum([total, summand])
-        read = {name: count + found[1][name] for name, count in read.items()}
+        spent = {name: amount + found[1][name] for name, amount in spent.items()}
     assert total is not None
-    position = _keep(kept, loop.absorb(position, total, **read))
+    position = _keep(kept, loop.absorb(position, total, **spent))
     kept.states.clear_parts(before)
     return position
 

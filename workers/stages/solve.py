@@ -13,7 +13,8 @@ from ntkpipe.configs.solve.tiled import TileCholeskySolve
 from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import npy_bytes, put_object
-from ntkpipe.storage.records import ObjectRecord, SolutionRecord
+from ntkpipe.storage.records import ObjectRecord
+from ntkpipe.storage.solutions import SolutionRecord
 from ntkpipe.storage.solver_state import SolveProgress, SolverStates
 from ntkpipe.workers.context import WorkerContext
 from ntkpipe.workers.solvers.base import AbstractSolver
@@ -21,7 +22,7 @@ from ntkpipe.workers.solvers.checkpoint import StoredCheckpoint, place
 from ntkpipe.workers.solvers.direct.tiled import TileCholeskySolver
 from ntkpipe.workers.solvers.registry import make_solver
 from ntkpipe.workers.solvers.solution import Solution
-from ntkpipe.workers.solvers.solve import Solve, balanced_weights, one_hot_targets, scaled_ridge
+from ntkpipe.workers.solvers.solve import Solve, balanced_weights, scaled_ridge, targets_of
 from ntkpipe.workers.solvers.validation import Validation, prediction_loss
 from ntkpipe.workers.solvers.watcher import Report, Watcher
 from ntkpipe.workers.stages.factor import StoredFactor
@@ -35,7 +36,7 @@ def compute(context: WorkerContext, task: SolveTask) -> Written:
     """Solve one system and write coefficients, predictions and the evidence.
 
     Memory is that of the solver, plus at most ``CACHE_BYTES`` of tiles or features. An attempt that was killed is taken
-    up where it last stored its state.
+    up where it last stored its state, which the driver deletes once the solution is committed.
     """
     geometry = context.spec.geometry
     config = section(context, task.name)
@@ -43,15 +44,15 @@ def compute(context: WorkerContext, task: SolveTask) -> Written:
     solution = kept.solve.run()
     num_samples = geometry.splits[geometry.train_split].num_samples
     written = _write(context, config, solution, num_samples, num_targets(context, task.name))
-    kept.states.clear()
     del context.kept_solves[config.name]
     return written
 
 
 def kept_solve(context: WorkerContext, config: SolveConfig) -> "KeptSolve":
-    """Return the solve of a solution, which a worker sets up once however many tasks it is made of."""
+    """Return the solve of a solution, which a worker sets up once however many tasks it is made of; the last one only."""
     kept = context.kept_solves.get(config.name)
     if kept is None:
+        context.kept_solves.clear()  # tiles and features of another solution, which it may never come back to
         kept = context.kept_solves[config.name] = _make(context, config)
     assert isinstance(kept, KeptSolve)
     return kept
@@ -108,7 +109,7 @@ def _make(context: WorkerContext, config: SolveConfig) -> KeptSolve:
 def _solver(context: WorkerContext, config: SolveConfig) -> AbstractSolver[Any]:
     if isinstance(config, TileCholeskySolve):
         factor = context.spec.geometry.factor(config.name)
-        return TileCholeskySolver(config, StoredFactor(context.store, context.chunks, context.ledger, factor))
+        return TileCholeskySolver(config, StoredFactor(context.chunks, context.ledger, factor))
     return make_solver(config)
 
 
@@ -133,6 +134,7 @@ def _validation(context: WorkerContext, config: SolveConfig, width: int) -> Vali
         _targets(context, config, split, width),
         classes=config.targets == "one-hot",
         patience=early_stopping.patience,
+        outputs=context.spec.geometry.matrix(config.kernel)[0].width,
     )
 
 
@@ -140,10 +142,7 @@ def _targets(context: WorkerContext, config: SolveBase, split: str, width: int) 
     """Return the (N, T) targets of a solution."""
     labels = context.samples.labels(split)
     assert labels is not None, "the probe refuses solutions without labels"
-    targets = torch.from_numpy(np.array(labels))
-    if config.targets == "one-hot":
-        return one_hot_targets(targets, width)
-    return targets.double().reshape(len(targets), -1)
+    return targets_of(config, torch.from_numpy(np.array(labels)), width)
 
 
 def _write(context: WorkerContext, config: SolveConfig, solution: Solution, num_samples: int, width: int) -> Written:
@@ -160,7 +159,7 @@ def _write(context: WorkerContext, config: SolveConfig, solution: Solution, num_
         predictions = solution.fitted if kernel is None else kernel.matmat(solution.alpha)
         predictions_MT = predictions.reshape(-1, width)
         chunks.append(context.chunks.write(layout.prediction(config.name, split), (0, 0), predictions_MT.numpy()))
-        if geometry.splits[split].labels != "none":
+        if geometry.splits[split].width(config.targets) == width:
             targets_MT = _targets(context, config, split, width)
             losses[split] = prediction_loss(predictions_MT, targets_MT, classes=config.targets == "one-hot")
     objects = [_put_record(context, config, solution, losses)]

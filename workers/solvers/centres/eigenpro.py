@@ -20,7 +20,14 @@ import torch
 
 from ntkpipe.configs.solve.centres import EigenPro3Solve, EigenPro4Solve
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, Status
-from ntkpipe.workers.solvers.centres.moving import FIRST_BATCH_ROWS, CentreEigenProState, Directions, projected, settled
+from ntkpipe.workers.solvers.centres.moving import (
+    CentreEigenProState,
+    Directions,
+    grown,
+    projected,
+    settled,
+    started,
+)
 from ntkpipe.workers.solvers.centres.normal import NormalEquations, Points, drawn_centres, spread
 from ntkpipe.workers.solvers.centres.projection import (
     AbstractProjection,
@@ -29,7 +36,7 @@ from ntkpipe.workers.solvers.centres.projection import (
     prepare_projection,
 )
 from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs
-from ntkpipe.workers.solvers.descent.window import Descent, Window, critical_batch, descend
+from ntkpipe.workers.solvers.descent.window import Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
 
 DIVERGENCE = 10.0
@@ -52,7 +59,8 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
     O(N P T + N s q) FLOPs per epoch beside the projections, of O(P^2 T) each. Memory O((N + P) T + s^2 + P q) and a
     block of rows with P columns, 8 P^2 bytes for an exact projection, and at most ``delay`` blocks of temporary centres.
     With noisy targets steps of constant length only come near the solution, so they shrink with the epochs that
-    gained nothing; ``converged`` is said only of a true residual, and ``budget`` is the usual end.
+    gained nothing; ``converged`` is said only of a true residual, and ``budget`` is the usual end. A target for which the
+    model then minimises no better than zero does has coefficients of zero.
     """
 
     equation = "centres"
@@ -90,7 +98,7 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
             )
         directions_SQ = vectors_SQ[:, : len(damping_Q)].contiguous()
         products_PQ = operator.entries(centres_P, nystrom_at_S).double() @ directions_SQ
-        return self._start(
+        return started(
             system,
             prepared,
             centres_P,
@@ -125,43 +133,6 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
         """Recompute the residual of the normal equations."""
         return self._equations(system, state.centres_P).evidence(state.alpha_NT[state.centres_P])
 
-    def _start(
-        self, system: System, prepared: PreparedProjection | None, centres_P: torch.Tensor, found: Directions
-    ) -> CentreEigenProState:
-        """Return the zero model."""
-        num_centres, num_directions = found.products_PQ.shape
-        zeros_PT = system.rhs_NT.new_zeros(num_centres, system.rhs_NT.shape[1])
-        zeros_QT = zeros_PT.new_zeros(num_directions, zeros_PT.shape[1])
-        projection = prepared or PreparedProjection.nothing()
-        return CentreEigenProState(
-            alpha_NT=torch.zeros_like(system.rhs_NT),
-            status="indefinite" if prepared is None else None,
-            factor_PP=projection.factor_PP,
-            inner_points_S=projection.points_S,
-            inner_directions_SQ=projection.directions_SQ,
-            inner_damping_Q=projection.damping_Q,
-            projection_jitter=projection.jitter,
-            solved_PT=zeros_PT,
-            kept=1.0,
-            pending_W=centres_P[:0],
-            pending_WT=zeros_PT[:0],
-            pulled_PT=zeros_PT,
-            back_QT=zeros_QT,
-            inner_QT=zeros_QT,
-            met_PT=zeros_PT,
-            targets_PT=zeros_PT,
-            squares_T=torch.zeros_like(system.norms_T),
-            best_PT=zeros_PT,
-            best_residual=1.0,
-            batch_rows=min(FIRST_BATCH_ROWS, system.operator.block_rows),
-            centres_P=centres_P,
-            nystrom_S=found.nystrom_S,
-            directions_SQ=found.directions_SQ,
-            eigenvalues_Q=found.eigenvalues_Q,
-            damping_Q=found.damping_Q,
-            products_PQ=found.products_PQ,
-        )
-
     def _descend(
         self,
         system: System,
@@ -186,7 +157,7 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
             window = self._window(system, state, rows_R[span], kernel_RP[span], kernel_RR[span, span])
             found = descend(window, [batch - span.start for batch in group], step_scale, random)
             tops, widths = tops + found.top, widths + found.width
-            state = _grown(state, rows_R[span], kernel_RP[span], window, found)
+            state = grown(state, rows_R[span], kernel_RP[span], window, found)
             if at_once:
                 state = projected(state, projection)
         batch_rows = critical_batch(state.batch_rows, tops, widths, len(rows_R))
@@ -285,27 +256,3 @@ class CentreEigenProSolver(AbstractSolver[CentreEigenProState]):
     def _random(self, *stream: int) -> np.random.Generator:
         """Return the random numbers of the set-up (1), of an epoch or of one of its blocks, whatever came before."""
         return np.random.default_rng([self._config.seed, *stream])
-
-
-def _grown(
-    state: CentreEigenProState, rows_G: torch.Tensor, kernel_GP: torch.Tensor, window: Window, found: Descent
-) -> CentreEigenProState:
-    """Return the model with the samples of a window as further temporary centres."""
-    # Until an epoch was completed, nobody knows what residuals are relative to.
-    first = math.isinf(state.estimate)
-    sides = [found.changes_MT, found.gradients_MT, *([window.targets_MT] if first else [])]
-    pulled = (kernel_GP.T @ torch.cat(sides, dim=1)).double().chunk(len(sides), dim=1)
-    kept, changes_GT, back_QT = found.kept, found.changes_MT.double(), found.back_QT.double()
-    inner_QT = kept * state.inner_QT + (window.features_MQ.T @ found.changes_MT).double()
-    return replace(
-        state,
-        kept=kept * state.kept,
-        pending_W=torch.cat([state.pending_W, rows_G]),
-        pending_WT=torch.cat([kept * state.pending_WT, changes_GT]),
-        pulled_PT=kept * state.pulled_PT + pulled[0],
-        back_QT=kept * state.back_QT + back_QT,
-        inner_QT=inner_QT + state.eigenvalues_Q.unsqueeze(1) * back_QT,
-        met_PT=state.met_PT + pulled[1],
-        targets_PT=state.targets_PT + pulled[2] if first else state.targets_PT,
-        squares_T=state.squares_T + found.gradients_MT.double().square().sum(dim=0),
-    )

@@ -7,7 +7,9 @@ from typing import ClassVar, final
 import torch
 
 from ntkpipe.workers.solvers.base import SolverState
-from ntkpipe.workers.solvers.centres.projection import AbstractProjection
+from ntkpipe.workers.solvers.centres.projection import AbstractProjection, PreparedProjection
+from ntkpipe.workers.solvers.descent.window import Descent, Window
+from ntkpipe.workers.solvers.system import System
 
 FIRST_BATCH_ROWS = 64
 """Until the critical batch size has been measured."""
@@ -102,6 +104,68 @@ class CentreEigenProState(SolverState):
         dtype = kernel_RP.dtype
         fitted_RT = self.kept * (kernel_RP @ self.solved_PT.to(dtype)) + features_RQ @ self.back_QT.to(dtype)
         return fitted_RT + kernel_RW @ self.pending_WT.to(dtype) if len(self.pending_W) else fitted_RT
+
+
+def started(
+    system: System, prepared: PreparedProjection | None, centres_P: torch.Tensor, found: Directions
+) -> CentreEigenProState:
+    """Return the zero model; ``indefinite`` if it cannot be projected."""
+    num_centres, num_directions = found.products_PQ.shape
+    zeros_PT = system.rhs_NT.new_zeros(num_centres, system.rhs_NT.shape[1])
+    zeros_QT = zeros_PT.new_zeros(num_directions, zeros_PT.shape[1])
+    projection = prepared or PreparedProjection.nothing()
+    return CentreEigenProState(
+        alpha_NT=torch.zeros_like(system.rhs_NT),
+        status="indefinite" if prepared is None else None,
+        factor_PP=projection.factor_PP,
+        inner_points_S=projection.points_S,
+        inner_directions_SQ=projection.directions_SQ,
+        inner_damping_Q=projection.damping_Q,
+        projection_jitter=projection.jitter,
+        solved_PT=zeros_PT,
+        kept=1.0,
+        pending_W=centres_P[:0],
+        pending_WT=zeros_PT[:0],
+        pulled_PT=zeros_PT,
+        back_QT=zeros_QT,
+        inner_QT=zeros_QT,
+        met_PT=zeros_PT,
+        targets_PT=zeros_PT,
+        squares_T=torch.zeros_like(system.norms_T),
+        best_PT=zeros_PT,
+        best_residual=1.0,
+        batch_rows=min(FIRST_BATCH_ROWS, system.operator.block_rows),
+        centres_P=centres_P,
+        nystrom_S=found.nystrom_S,
+        directions_SQ=found.directions_SQ,
+        eigenvalues_Q=found.eigenvalues_Q,
+        damping_Q=found.damping_Q,
+        products_PQ=found.products_PQ,
+    )
+
+
+def grown(
+    state: CentreEigenProState, rows_G: torch.Tensor, kernel_GP: torch.Tensor, window: Window, found: Descent
+) -> CentreEigenProState:
+    """Return the model with the samples of a window as further temporary centres."""
+    # Until an epoch was completed, nobody knows what residuals are relative to.
+    first = math.isinf(state.estimate)
+    sides = [found.changes_MT, found.gradients_MT, *([window.targets_MT] if first else [])]
+    pulled = (kernel_GP.T @ torch.cat(sides, dim=1)).double().chunk(len(sides), dim=1)
+    kept, changes_GT, back_QT = found.kept, found.changes_MT.double(), found.back_QT.double()
+    inner_QT = kept * state.inner_QT + (window.features_MQ.T @ found.changes_MT).double()
+    return replace(
+        state,
+        kept=kept * state.kept,
+        pending_W=torch.cat([state.pending_W, rows_G]),
+        pending_WT=torch.cat([kept * state.pending_WT, changes_GT]),
+        pulled_PT=kept * state.pulled_PT + pulled[0],
+        back_QT=kept * state.back_QT + back_QT,
+        inner_QT=inner_QT + state.eigenvalues_Q.unsqueeze(1) * back_QT,
+        met_PT=state.met_PT + pulled[1],
+        targets_PT=state.targets_PT + pulled[2] if first else state.targets_PT,
+        squares_T=state.squares_T + found.gradients_MT.double().square().sum(dim=0),
+    )
 
 
 def projected(state: CentreEigenProState, projection: AbstractProjection) -> CentreEigenProState:

@@ -140,5 +140,6 @@ def _inner(config: CentreDescentSolve) -> EigenProSolve:
         tolerance=config.tolerance,
         subsample=config.subsample,
         top=config.top,
+        momentum=False,
         seed=config.seed,
     )

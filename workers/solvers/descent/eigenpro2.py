@@ -81,11 +81,10 @@ class EigenProState(SolverState):
 class EigenProSolver(AbstractSolver[EigenProState]):
     """``steps`` counts epochs: every row once, in whole blocks of rows in random order; one block is taken at a time.
 
-    O(N^2 T + N s q) FLOPs per epoch, twice the products with momentum; memory O(N T + s^2 + block of rows).
-    Deterministic given the seed. Products are
-    float32 where the operator is and the tolerance allows it, else float64. ``diverged`` means that no step was short
-    enough or nothing better than zero was found; ``indefinite`` that the subsample proves K + ridge I to have a
-    negative eigenvalue, or K + ridge I to be zero, and the answer is zero.
+    O(N^2 T + N s q) FLOPs per epoch, with twice the N^2 T for momentum; memory O(N T + s^2 + block of rows).
+    Deterministic given the seed. Products are float32 where the operator is and the tolerance allows it, else float64.
+    ``diverged`` means that no step was short enough or nothing better than zero was found; ``indefinite`` that the
+    subsample proves K + ridge I to have a negative eigenvalue, or K + ridge I to be zero, and the answer is zero.
     """
 
     method = "eigenpro2"
@@ -139,9 +138,7 @@ class EigenProSolver(AbstractSolver[EigenProState]):
     def prepared(
         self, system: System, subsample_S: torch.Tensor, directions_SQ: torch.Tensor, damping_Q: torch.Tensor
     ) -> EigenProState:
-        """Return the zero start for a preconditioner that may have been set up for other right-hand sides; without
-        momentum.
-        """
+        """Return the zero start, without momentum, for a preconditioner that any right-hand sides may share."""
         zeros_NT = torch.zeros_like(system.rhs_NT)
         return EigenProState(
             alpha_NT=zeros_NT,
@@ -215,47 +212,23 @@ class EigenProSolver(AbstractSolver[EigenProState]):
 
     def _descend(self, system: System, state: EigenProState) -> EigenProState:
         """Take the gradient steps of one block of rows; the rows are read once."""
-        operator, ridge, subsample_S = system.operator, system.ridge, state.subsample_S
-        single = operator.dtype == torch.float32 and self._tolerance >= FLOAT32_TOLERANCE
-        dtype = torch.float32 if single else torch.float64
         index = int(self._random(1 + state.steps).permutation(_num_blocks(system))[state.blocks_done])
         random = self._random(1 + state.steps, 1 + index)
-        start = index * operator.block_rows
-        stop = min(start + operator.block_rows, operator.size)
-        rows_MN = operator.rows(start, stop).to(dtype)
-        met_NX = state.moving_NT if state.velocity_NT is None else torch.cat([state.moving_NT, state.velocity_NT], 1)
-        met_NX, directions_SQ = met_NX.to(dtype), state.directions_SQ.to(dtype)
-        kernel_MM = rows_MN[:, start:stop].clone()
-        kernel_MM.diagonal().add_(ridge)
-        features_MQ = rows_MN.index_select(1, subsample_S) @ directions_SQ
-        responses_MQ = features_MQ.clone()
-        here_S = (subsample_S >= start) & (subsample_S < stop)
-        responses_MQ[subsample_S[here_S] - start] += ridge * directions_SQ[here_S]
-        # Measured: a few wide rows times a matrix take half the time of a matrix times a few tall columns.
-        fitted_MX = (met_NX.T @ rows_MN.T).T + ridge * met_NX[start:stop]
-        num_targets = system.rhs_NT.shape[1]
-        window = Window(
-            kernel_MM,
-            features_MQ,
-            responses_MQ,
-            fitted_MX[:, :num_targets],
-            system.rhs_NT[start:stop].to(dtype),
-            state.damping_Q.to(dtype).unsqueeze(1),
-        )
+        start = index * system.operator.block_rows
+        stop = min(start + system.operator.block_rows, system.size)
+        window, motion = self._read(system, state, start, stop)
         order_M = torch.from_numpy(random.permutation(stop - start))
         batches = order_M.chunk(-(-len(order_M) // state.batch_rows))
-        motion, moved_NT, velocity_NT = None, state.moving_NT.clone(), state.velocity_NT
-        if velocity_NT is not None:
-            pace = Pace(operator.size, state.convexity, state.glided)
-            motion = Motion(pace, fitted_MX[:, num_targets:], len(state.damping_Q))
         found = descend(window, batches, state.step_scale, random, motion)
+        directions_SQ = state.directions_SQ.to(found.back_QT.dtype)
+        moved_NT, velocity_NT = state.moving_NT.clone(), state.velocity_NT
         if velocity_NT is not None and motion is not None:
-            moved_NT += motion.travelled * velocity_NT
+            moved_NT.add_(velocity_NT, alpha=motion.travelled)
             velocity_NT = motion.kept * velocity_NT
             velocity_NT[start:stop] += motion.changes_MT
-            velocity_NT[subsample_S] += (directions_SQ @ motion.back_QT).double()
+            velocity_NT[state.subsample_S] += (directions_SQ @ motion.back_QT).double()
         moved_NT[start:stop] += found.changes_MT
-        moved_NT[subsample_S] += (directions_SQ @ found.back_QT).double()
+        moved_NT[state.subsample_S] += (directions_SQ @ found.back_QT).double()
         return replace(
             state,
             moving_NT=moved_NT,
@@ -264,6 +237,39 @@ class EigenProSolver(AbstractSolver[EigenProState]):
             batch_rows=critical_batch(state.batch_rows, found.top, found.width, len(order_M)),
             blocks_done=state.blocks_done + 1,
         )
+
+    def _read(self, system: System, state: EigenProState, start: int, stop: int) -> tuple[Window, Motion | None]:
+        """Return the window of some rows, and the velocity there if there is momentum."""
+        operator, ridge, subsample_S = system.operator, system.ridge, state.subsample_S
+        single = operator.dtype == torch.float32 and self._tolerance >= FLOAT32_TOLERANCE
+        dtype = torch.float32 if single else torch.float64
+        rows_MN = operator.rows(start, stop).to(dtype)
+        directions_SQ = state.directions_SQ.to(dtype)
+        kernel_MM = rows_MN[:, start:stop].clone()
+        kernel_MM.diagonal().add_(ridge)
+        features_MQ = rows_MN.index_select(1, subsample_S) @ directions_SQ
+        responses_MQ = features_MQ.clone()
+        here_S = (subsample_S >= start) & (subsample_S < stop)
+        responses_MQ[subsample_S[here_S] - start] += ridge * directions_SQ[here_S]
+        # There is no velocity before the second epoch.
+        velocity_NT = state.velocity_NT if state.glided else None
+        parts = [state.moving_NT] if velocity_NT is None else [state.moving_NT, velocity_NT]
+        vectors_NX = torch.cat(parts, dim=1).to(dtype)
+        # Measured: a few wide rows times a matrix take half the time of a matrix times a few tall columns.
+        products_MX = (vectors_NX.T @ rows_MN.T).T + ridge * vectors_NX[start:stop]
+        fitted = products_MX.chunk(len(parts), dim=1)
+        window = Window(
+            kernel_MM,
+            features_MQ,
+            responses_MQ,
+            fitted[0],
+            system.rhs_NT[start:stop].to(dtype),
+            state.damping_Q.to(dtype).unsqueeze(1),
+        )
+        if velocity_NT is None:
+            return window, None
+        pace = Pace(system.size, state.convexity, state.glided)
+        return window, Motion(pace, fitted[1], len(state.damping_Q))
 
     def _random(self, *stream: int) -> np.random.Generator:
         """Return the random numbers of the subsample (0), of an epoch or of one of its blocks, whatever came before."""

@@ -53,8 +53,7 @@ class Pace:
 
 @final
 class Motion:
-    """The velocity while a window is descended on: ``kept`` times what it was, plus changes at the window's rows and
-    along the flattened directions.
+    """The velocity while a window is descended on: what is kept of it, and changes at rows and along directions.
 
     Args:
         pace: How much momentum there is.

@@ -11,16 +11,25 @@ from typing import final
 
 import torch
 
-from ntkpipe.configs.errors import ConfigError, NumericalError
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.solve.direct import GramSolve
 from ntkpipe.workers.operators.base import AbstractOperator
-from ntkpipe.workers.operators.rectangle import AbstractRectangle
 from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, Evidence
-from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
+from ntkpipe.workers.solvers.certificate import ridge_evidence
 from ntkpipe.workers.solvers.direct import ridge_path, streaming
 from ntkpipe.workers.solvers.direct.cholesky import extreme_eigenvalues
 from ntkpipe.workers.solvers.direct.factor import Factor
-from ntkpipe.workers.solvers.direct.gram_state import GramState, path_of, with_path
+from ntkpipe.workers.solvers.direct.gram_state import (
+    GramState,
+    again_in_double,
+    features_of,
+    is_dual,
+    is_least_squares,
+    path_of,
+    ridge_of,
+    with_path,
+)
+from ntkpipe.workers.solvers.direct.refinement import refined, refined_dual, unexplained
 from ntkpipe.workers.solvers.system import System
 
 COARSEST_SINGLE = 1e-7
@@ -29,9 +38,6 @@ float32 products."""
 
 SMALLEST_SHIFT = 1e-12
 """What is factorised has at least this share of the mean eigenvalue on its diagonal beyond the Gram matrix."""
-
-FLOOR = 16 * torch.finfo(torch.float64).eps
-"""Times the condition number: relative residuals that no Gram matrix makes smaller, as alpha itself is rounded."""
 
 
 @final
@@ -52,7 +58,9 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
     max(N, K) 2.2e-16 of the largest one taken as zero; always in float64. The certificate's equation is then
     ``least-squares`` and its residual the part of y - K alpha that the features could still explain, over ||y||.
 
-    ``stagnated`` means that refinement stopped helping above the tolerance, ``budget`` that there were not enough.
+    ``stagnated`` means that refinement stopped helping above the tolerance, ``budget`` that there were not enough. If the
+    residual is then larger than that of zero, as it may be for a ridge below precision, the coefficients are zero; primal
+    weights are still those of the factorisation.
 
     Extras: ``weights`` (K, T); for a path ``path_ridges``, ``path_dof``, ``path_train_mse``, ``path_gcv`` and
     ``path_loo``, all (R,), errors as shares of the targets' mean squares averaged over targets; ``leverages`` (N,),
@@ -73,7 +81,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         Raises:
             ConfigError: The kernel does not come from features, or a path is asked for from a warm start.
         """
-        features = _features(system.operator)
+        features = features_of(system.operator)
         if system.corrects and (self._config.ridges or self._leave_one_out):
             raise ConfigError(
                 "a ridge path or leave-one-out errors cannot start from warm_start: they are of the whole targets. "
@@ -84,7 +92,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         return GramState(
             alpha_NT=torch.zeros_like(system.rhs_NT),
             status=None,
-            single=single and not self._least_squares(system),
+            single=single and not is_least_squares(self._config, system),
             factor_SS=none,
             inverse_S=empty,
             projected_ST=none,
@@ -100,17 +108,17 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
 
     def num_parts(self, operator: AbstractOperator) -> int:
         """Return how many groups of rows there are, at most 16 on the primal side."""
-        features = _features(operator)
-        return streaming.num_dual_parts(features) if _dual(features) else streaming.num_row_parts(features)
+        features = features_of(operator)
+        return streaming.num_dual_parts(features) if is_dual(features) else streaming.num_row_parts(features)
 
     def partial(self, system: System, state: GramState, part: int) -> torch.Tensor:
         """Return what a group of rows adds to the pass that comes next."""
-        features, dtype = _features(system.operator), torch.float32 if state.single else torch.float64
-        if _dual(features):
+        features, dtype = features_of(system.operator), torch.float32 if state.single else torch.float64
+        if is_dual(features):
             return streaming.dual_part(features, part, dtype)
         if state.phase == "refine":
             return streaming.refinement_part(
-                features, system.rhs_NT, state.weights_KT, state.duals_KT, _ridge(system, state), part
+                features, system.rhs_NT, state.weights_KT, state.duals_KT, ridge_of(system, state), part
             )
         if state.phase == "gram":
             return streaming.primal_part(features, system.rhs_NT, part, dtype)
@@ -132,7 +140,7 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
         if state.phase == "gram":
             return self._factorise(system, state, total)
         if state.phase == "refine":
-            return self._refine(system, state, total)
+            return refined(self._config, system, state, total)
         shape = (len(state.ridges_R), system.rhs_NT.shape[1])
         train_RT, loo_RT, leverages_NR = ridge_path.split_leave_one_out(total, *shape)
         return self._choose(system, replace(state, train_RT=train_RT.clone(), loo_RT=loo_RT.clone()), leverages_NR)
@@ -154,25 +162,22 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
 
     def certify(self, system: System, state: GramState) -> Evidence:
         """Recompute the residual from the operator, or what is left to explain where there is no ridge."""
-        if not self._least_squares(system):
+        if not is_least_squares(self._config, system):
             return ridge_evidence(system, state.alpha_NT)
         fitted_NT = system.operator.matmat(state.alpha_NT)
-        return Evidence(self._unexplained(system, state, system.rhs_NT - fitted_NT), fitted_NT)
-
-    def _least_squares(self, system: System) -> bool:
-        return system.ridge == 0 and self._config.select == "none"
+        return Evidence(unexplained(system, state, system.rhs_NT - fitted_NT), fitted_NT)
 
     def _factorise(self, system: System, state: GramState, total: torch.Tensor) -> GramState:
         """Turn the sum of all parts into a triangular factor, or into eigenpairs where there is more to know."""
-        features = _features(system.operator)
-        side, dual = min(features.shape), _dual(features)
+        features = features_of(system.operator)
+        side, dual = min(features.shape), is_dual(features)
         gram_SS, rhs_ST = (
             streaming.mirrored(total[:, :side].clone()),
             system.rhs_NT if dual else total[:, side:].clone(),
         )
         if not math.isfinite(float(gram_SS.sum())):
-            return _again_in_double(state, "products of the features overflow")
-        simple = not (self._config.ridges or self._leave_one_out or self._least_squares(system))
+            return again_in_double(state, "products of the features overflow")
+        simple = not (self._config.ridges or self._leave_one_out or is_least_squares(self._config, system))
         if simple:
             shift = _shift(system.ridge, float(gram_SS.diagonal().mean()))
             factor_SS, failed = torch.linalg.cholesky_ex(gram_SS + shift * torch.eye(side, dtype=torch.float64))
@@ -182,14 +187,14 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
                 state = replace(state, smallest=smallest if side == system.size else system.ridge)
                 return self._solve(system, state, Factor(factor_SS, state.inverse_S).solve(rhs_ST))
             if state.single:
-                return _again_in_double(state)
+                return again_in_double(state)
         values_S, vectors_SS = torch.linalg.eigh(gram_SS)
         # A state that is stored comes back in this order, in which products have the same bits.
         vectors_SS = vectors_SS.contiguous()
         values_S.clamp_min_(0.0)
         ridges_R = self._ridges(system, float(values_S.sum()))
         if state.single and len(ridges_R) and values_S[0] + ridges_R.min() < COARSEST_SINGLE * values_S[-1]:
-            return _again_in_double(state)
+            return again_in_double(state)
         projected_ST = vectors_SS.T @ rhs_ST
         state = replace(state, factor_SS=vectors_SS, values_S=values_S, projected_ST=projected_ST)
         if dual:
@@ -219,8 +224,8 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
             state = replace(state, ridge=ridge)
         if self._leave_one_out:
             state = replace(state, leverages_N=leverages_NR[:, index].clone())
-        if self._least_squares(system):
-            cut = max(_features(system.operator).shape) * torch.finfo(torch.float64).eps * float(values_S[-1])
+        if is_least_squares(self._config, system):
+            cut = max(features_of(system.operator).shape) * torch.finfo(torch.float64).eps * float(values_S[-1])
             inverse_S = values_S.reciprocal().where(values_S > cut, 0.0)
             kept = float(values_S[inverse_S > 0].min()) if bool(inverse_S.any()) else math.nan
             state = replace(state, inverse_S=inverse_S, largest=float(values_S[-1]), smallest=kept)
@@ -233,93 +238,13 @@ class GramSolver(AbstractPartitionedSolver[GramState]):
 
     def _solve(self, system: System, state: GramState, solved_ST: torch.Tensor) -> GramState:
         """Take what the factor gives; the dual side is refined here, the primal side by passes."""
-        if _dual(_features(system.operator)):
-            return self._refine_dual(system, state, solved_ST)
+        if is_dual(features_of(system.operator)):
+            return refined_dual(self._config, system, state, solved_ST)
         duals_KT = solved_ST[:, :0]
-        if self._least_squares(system):
+        if is_least_squares(self._config, system):
             duals_KT = Factor(state.factor_SS, state.inverse_S).solve(solved_ST)
         return replace(state, phase="refine", weights_KT=solved_ST, duals_KT=duals_KT)
-
-    def _refine(self, system: System, state: GramState, total: torch.Tensor) -> GramState:
-        """Judge the coefficients of a pass by their true residual, and correct the weights."""
-        factor, weights_KT, ridge = Factor(state.factor_SS, state.inverse_S), state.weights_KT, _ridge(system, state)
-        num_features = len(weights_KT)
-        image_KT, alpha_NT = total[:num_features], total[-system.size :]
-        drift_KT = weights_KT - image_KT
-        if self._least_squares(system):
-            gradient_KT = total[num_features : 2 * num_features]
-            rotated_KT = state.factor_SS.T @ drift_KT
-            left_KT = gradient_KT + state.factor_SS @ (state.values_S.unsqueeze(1) * rotated_KT)
-            residual_T = factor.inverse_norms(left_KT)
-            corrected_KT = weights_KT + factor.solve(gradient_KT)
-            duals_KT = state.duals_KT + factor.solve(corrected_KT - image_KT)
-        else:
-            residual_T = factor.norms(drift_KT)
-            corrected_KT, duals_KT = weights_KT - ridge * factor.solve(drift_KT), state.duals_KT
-        state, going_on = self._judged(state, alpha_NT.clone(), float((residual_T / system.norms_T).max()))
-        return replace(state, weights_KT=corrected_KT, duals_KT=duals_KT) if going_on else state
-
-    def _refine_dual(self, system: System, state: GramState, alpha_NT: torch.Tensor) -> GramState:
-        """Correct the coefficients by their true residual."""
-        factor, system = Factor(state.factor_SS, state.inverse_S), replace(system, ridge=_ridge(system, state))
-        going_on = True
-        while going_on:
-            residual_NT = residual(system, alpha_NT)
-            residual_T = (
-                system.relative(residual_NT) if system.ridge else factor.kept_norms(residual_NT) / system.norms_T
-            )
-            state, going_on = self._judged(state, alpha_NT, float(residual_T.max()))
-            alpha_NT = alpha_NT + factor.solve(residual_NT)
-        if state.status is None:
-            return state
-        weights_KT = _features(system.operator).transposed_matmat(state.alpha_NT)
-        return replace(state, weights_KT=weights_KT)
-
-    def _judged(self, state: GramState, alpha_NT: torch.Tensor, error: float) -> tuple[GramState, bool]:
-        """Keep the better coefficients; return also whether to refine them."""
-        before = math.inf if math.isnan(state.residual) else state.residual
-        if error < before:
-            state = replace(state, alpha_NT=alpha_NT, residual=error)
-        if error <= self._config.tolerance:
-            return replace(state, status="converged"), False
-        halved = error <= before / 2
-        if halved and state.refinements < self._config.max_refinements:
-            return replace(state, refinements=state.refinements + 1), True
-        if state.single and state.residual > FLOOR * state.largest / state.smallest:
-            return _again_in_double(state), False
-        return replace(state, status="budget" if halved else "stagnated"), False
-
-    def _unexplained(self, system: System, state: GramState, residual_NT: torch.Tensor) -> torch.Tensor:
-        """Return the (T,) norms of what the features could explain of a residual, relative."""
-        features, factor = _features(system.operator), Factor(state.factor_SS, state.inverse_S)
-        if _dual(features):
-            return factor.kept_norms(residual_NT) / system.norms_T
-        return factor.inverse_norms(features.transposed_matmat(residual_NT)) / system.norms_T
-
-
-def _features(operator: AbstractOperator) -> AbstractRectangle:
-    if operator.tags.features is None:
-        raise ConfigError(
-            "gram solves with features, but this kernel is only known by its entries. Pass (N, K) features or a "
-            "FeatureOperator, or use cholesky."
-        )
-    return operator.tags.features
-
-
-def _dual(features: AbstractRectangle) -> bool:
-    return features.shape[0] <= features.shape[1]
-
-
-def _ridge(system: System, state: GramState) -> float:
-    return system.ridge if math.isnan(state.ridge) else state.ridge
 
 
 def _shift(ridge: float, mean: float) -> float:
     return max(ridge, SMALLEST_SHIFT * mean)
-
-
-def _again_in_double(state: GramState, reason: str = "") -> GramState:
-    """Return the state before a Gram matrix of float64 products."""
-    if not state.single:
-        raise NumericalError(f"{reason}; divide the features by a constant.")
-    return replace(state, phase="gram", single=False, jitter=0.0, residual=math.nan, refinements=0)

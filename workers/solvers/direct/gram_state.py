@@ -1,11 +1,17 @@
 """Where a solve through a Gram matrix is."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 
+from ntkpipe.configs.errors import ConfigError, NumericalError
+from ntkpipe.configs.solve.direct import GramSolve
+from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.operators.rectangle import AbstractRectangle
 from ntkpipe.workers.solvers.base import SolverState
 from ntkpipe.workers.solvers.direct.ridge_path import RidgePath
+from ntkpipe.workers.solvers.system import System
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +50,43 @@ def path_of(state: GramState) -> RidgePath:
 def with_path(state: GramState, path: RidgePath) -> GramState:
     """Keep a path."""
     return replace(state, ridges_R=path.ridges_R, dof_R=path.dof_R, train_RT=path.train_RT, loo_RT=path.loo_RT)
+
+
+def features_of(operator: AbstractOperator) -> AbstractRectangle:
+    """Return the features whose Gram matrix a kernel is.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if operator.tags.features is None:
+        raise ConfigError(
+            "gram solves with features, but this kernel is only known by its entries. Pass (N, K) features or a "
+            "FeatureOperator, or use cholesky."
+        )
+    return operator.tags.features
+
+
+def is_dual(features: AbstractRectangle) -> bool:
+    """Return whether the Gram matrix is that of the samples, not that of the features."""
+    return features.shape[0] <= features.shape[1]
+
+
+def is_least_squares(config: GramSolve, system: System) -> bool:
+    """Return whether there is no ridge, given or selected."""
+    return system.ridge == 0 and config.select == "none"
+
+
+def ridge_of(system: System, state: GramState) -> float:
+    """Return the ridge that was selected, or else the system's."""
+    return system.ridge if math.isnan(state.ridge) else state.ridge
+
+
+def again_in_double(state: GramState, reason: str = "") -> GramState:
+    """Return the state before a Gram matrix of float64 products.
+
+    Raises:
+        NumericalError: Products are float64 already; says the reason.
+    """
+    if not state.single:
+        raise NumericalError(f"{reason}; divide the features by a constant.")
+    return replace(state, phase="gram", single=False, jitter=0.0, residual=math.nan, refinements=0)

@@ -70,13 +70,14 @@ class LogisticSolver(AbstractSolver[LogisticState]):
         image_NT = objective.metric(gradient_NT)
         squares_T = (gradient_NT * image_NT).sum(dim=0)
         indefinite = negative(objective, gradient_NT, objective.sums(gradient_NT * image_NT), _bound(objective))
+        scales_T = squares_T.abs() if indefinite else squares_T
         state = LogisticState(
             alpha_NT=zeros_NT,
             status="indefinite" if indefinite else None,
             logits_NT=zeros_NT,
             gradient_NT=gradient_NT,
             image_NT=image_NT,
-            scales_T=squares_T.where(squares_T > 0, 1.0),
+            scales_T=scales_T.where(scales_T > 0, 1.0),
             best=1.0,
         )
         if system.start_NT is None or indefinite:

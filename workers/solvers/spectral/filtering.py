@@ -83,37 +83,19 @@ class FilterSolver(AbstractSolver[FilterState]):
             tolerance=config.tolerance / 10,
             seed=config.seed,
         )
-        values_Q, vectors_NQ = pairs.values_Q, pairs.vectors_NQ
+        values_Q = pairs.values_Q
         state = replace(state, steps=1, values_Q=values_Q)
-        largest = float(values_Q[0])
         if float(values_Q[-1]) < -INDEFINITE * float(values_Q.abs().max()):
             return replace(state, status="indefinite")
-        values_Q, largest = values_Q.clamp_min(0.0), max(largest, 0.0)
-        zero_1 = values_Q.new_zeros(1)
-        filtered = response(config, torch.cat([values_Q, zero_1]), system.ridge, largest, size)
-        response_Q, rest = filtered[:-1], float(filtered[-1])
-        projected_QT = vectors_NQ.T @ system.rhs_NT
-        learned_Q = values_Q * response_Q
-        alpha_NT = vectors_NQ @ (response_Q.unsqueeze(1) * projected_QT)
-        if len(values_Q) < size and rest:
-            alpha_NT += rest * (system.rhs_NT - vectors_NQ @ projected_QT)
-        state = replace(
-            state,
-            alpha_NT=alpha_NT,
-            expected_NT=vectors_NQ @ (learned_Q.unsqueeze(1) * projected_QT),
-            defects_T=system.relative(vectors_NQ.T @ (vectors_NQ @ projected_QT) - projected_QT),
-            degrees_of_freedom=float(learned_Q.sum()),
-            largest=largest + system.ridge,
-            smallest=(float(values_Q[-1]) if len(values_Q) == size else 0.0) + system.ridge,
-        )
+        state = self._filtered(system, state, values_Q.clamp_min(0.0), pairs.vectors_NQ)
         residual = float(self.certify(system, state).residuals_T.max())
         status: Status = "converged" if residual <= config.tolerance else "stagnated"
         cut = config.filter == "cutoff" and config.threshold is not None and len(values_Q) < size
-        if cut and float(values_Q[-1]) > (config.threshold or 0.0) * largest:
+        if cut and float(values_Q[-1]) > (config.threshold or 0.0) * float(values_Q[0]):
             status = "budget"
         if not residual <= 1:
             # Zero predicts better than coefficients that are not what they should be at all.
-            state = replace(state, alpha_NT=torch.zeros_like(alpha_NT))
+            state = replace(state, alpha_NT=torch.zeros_like(state.alpha_NT))
             residual = float(self.certify(system, state).residuals_T.max())
         return replace(state, status=status, residual=residual)
 
@@ -128,3 +110,26 @@ class FilterSolver(AbstractSolver[FilterState]):
         if state.status == "indefinite":
             return Evidence(system.relative(system.rhs_NT), fitted_NT)
         return Evidence(system.relative(fitted_NT - state.expected_NT) + state.defects_T, fitted_NT)
+
+    def _filtered(
+        self, system: System, state: FilterState, values_Q: torch.Tensor, vectors_NQ: torch.Tensor
+    ) -> FilterState:
+        """Return the coefficients that eigenpairs give, and what they should predict."""
+        size, largest = system.size, float(values_Q[0])
+        zero_1 = values_Q.new_zeros(1)
+        filtered = response(self._config, torch.cat([values_Q, zero_1]), system.ridge, largest, size)
+        response_Q, rest = filtered[:-1], float(filtered[-1])
+        projected_QT = vectors_NQ.T @ system.rhs_NT
+        learned_Q = values_Q * response_Q
+        alpha_NT = vectors_NQ @ (response_Q.unsqueeze(1) * projected_QT)
+        if len(values_Q) < size and rest:
+            alpha_NT += rest * (system.rhs_NT - vectors_NQ @ projected_QT)
+        return replace(
+            state,
+            alpha_NT=alpha_NT,
+            expected_NT=vectors_NQ @ (learned_Q.unsqueeze(1) * projected_QT),
+            defects_T=system.relative(vectors_NQ.T @ (vectors_NQ @ projected_QT) - projected_QT),
+            degrees_of_freedom=float(learned_Q.sum()),
+            largest=largest + system.ridge,
+            smallest=(float(values_Q[-1]) if len(values_Q) == size else 0.0) + system.ridge,
+        )
