@@ -63,8 +63,9 @@ class Driver:
             if committed is not None:
                 committed(outcome.task.id)
 
-        for name in sorted(done) if committed is not None else ():
-            committed(name)
+        if committed is not None:
+            for name in sorted(done):
+                committed(name)
         self._carry_out((task for task in self._plan.tasks(stage) if task.id not in done), finish)
 
     def run_shared(self, tasks: Iterable[SharedSolveTask]) -> None:

@@ -138,14 +138,14 @@ def _rows(run: Run, kind: str, name: str, split: str, rows: str) -> Answer:
 def _extra(run: Run, name: str, what: str, rows: str) -> Answer:
     """Return what a solver has left beside a solution; its rows are no samples, and a single number is one row."""
     values, selected = np.atleast_1d(run.solution_extra(name, what)), parse_selection(rows)
-    positions = np.arange(len(values))
-    if not isinstance(selected, slice):
+    num = len(values)
+    if isinstance(selected, slice):
+        at = list(range(num))[selected]
+    else:
         for item in selected:
-            if isinstance(item, str) or not -len(values) <= item < len(values):
-                raise NotFoundError(
-                    f"{what!r} of solution {name!r} has no row {item!r}; its {len(values)} rows are numbered."
-                )
-    at = positions[selected]
+            if isinstance(item, str) or not -num <= item < num:
+                raise NotFoundError(f"{what!r} of solution {name!r} has no row {item!r}; its {num} rows are numbered.")
+        at = [int(item) % num for item in selected]
     _check_cells(values[at].size)
     return Answer(values[at], [str(position) for position in at], row_kind="row")
 

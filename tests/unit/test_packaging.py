@@ -19,7 +19,7 @@ HOMES = {
     "fsspec": ("storage/",),
     "google_crc32c": ("storage/",),
     "ray": ("pipeline/executors/ray.py",),
-    "pydantic": ("configs/", "storage/records.py", "workers/solvers/solve.py"),
+    "pydantic": ("configs/", "storage/records.py", "storage/solutions.py", "workers/solvers/solve.py"),
     "pydantic_core": ("configs/base.py",),
     "yaml": ("configs/loading.py",),
     "typer": ("pipeline/cli/",),

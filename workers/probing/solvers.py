@@ -28,7 +28,8 @@ def choose_solvers(
     Raises:
         PlanError: No solver fits a worker's memory.
     """
-    machine, found = Machine(memory_bytes=float(config.resources.max_worker_bytes)), {}
+    machine = Machine(memory_bytes=float(config.resources.max_worker_bytes))
+    found: dict[str, Choice] = {}
     for solve in config.solve:
         if isinstance(solve, AutoSolve) and solve.name in chosen:
             section, why = chosen[solve.name].section, chosen[solve.name].why
