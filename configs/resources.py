@@ -50,4 +50,5 @@ class ResourcesConfig(Section):
     max_attempts: int = Field(3, ge=1)
     """How often a task is tried before the run gives up on it."""
     task_seconds: float = Field(3600.0, gt=0)
-    """A task that takes longer is taken from its worker and tried again."""
+    """A task that takes longer is taken from its worker and tried again. Of a solve that has stored a later state since,
+    that is no failed attempt."""

@@ -133,7 +133,12 @@ class RunConfig(Section):
             _check_comparable(analysis, self.solve)
         if (split := getattr(analysis, "split", None)) is not None:
             _check_known("split", split, self.data.splits)
-            if (split, train) not in self.data.resolved_pairs:
+            predicted = isinstance(analysis, FidelityAnalysis) and all(
+                split in self.predicted_splits(solve.kernel)
+                for solve in self.solve
+                if solve.name in (analysis.solutions or solutions)
+            )
+            if not predicted and (split, train) not in self.data.resolved_pairs:
                 raise ValueError(f"analysis {analysis.name!r} needs the pair [{split}, {train}] among data.pairs")
 
     def _check_matrices(self, analysis: SpectrumAnalysis | StudentTAnalysis, matrices: dict[str, MatrixTraits]) -> None:

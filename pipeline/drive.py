@@ -13,7 +13,7 @@ from ntkpipe.pipeline.plan import Plan
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.records import Failure, Receipt
-from ntkpipe.workers.tasks import SharedSolveTask, Task
+from ntkpipe.workers.tasks import SharedSolveTask, SolveTask, Task
 
 POLL_SECONDS = 1.0
 LOCK_CHECK_SECONDS = 5.0
@@ -28,14 +28,25 @@ class Driver:
     """
 
     def __init__(
-        self, plan: Plan, executor: AbstractExecutor, ledger: Ledger, lock: EpochLock, log: EventLog, progress: Progress
+        self,
+        plan: Plan,
+        executor: AbstractExecutor,
+        ledger: Ledger,
+        lock: EpochLock,
+        log: EventLog,
+        progress: Progress,
+        *,
+        last_state: Callable[[str], str],
     ) -> None:
+        """Take what a run consists of; ``last_state`` names the last state that the solver of a solution has stored."""
         self._plan = plan
         self._executor = executor
         self._ledger = ledger
         self._lock = lock
         self._log = log
         self._progress = progress
+        self._last_state = last_state
+        self._states: dict[str, str] = {}
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._lock_checked_at = time.monotonic()
 
@@ -131,7 +142,7 @@ class Driver:
 
     def _retry_or_raise(self, task: Task, error: TaskError) -> None:
         """Decide on a failed attempt; returns if the task is to be tried again."""
-        if not error.counts:
+        if not error.counts or self._got_on(task, error):
             return
         self._attempts[task.stage, task.id] += 1
         attempt, allowed = self._attempts[task.stage, task.id], self._plan.config.resources.max_attempts
@@ -149,6 +160,20 @@ class Driver:
                 f"{task.stage} task {task.id} failed {attempt} times, last with: {error.message} Everything that was "
                 "committed is safe; `ntkpipe resume` goes on from there."
             )
+
+    def _got_on(self, task: Task, error: TaskError) -> bool:
+        """Return whether a solve that was cut short has stored a later state than at its last end: it needs more time."""
+        if not isinstance(task, SolveTask) or error.kind not in ("deadline", "worker-lost"):
+            return False
+        before, self._states[task.name] = self._states.get(task.name, ""), self._last_state(task.name)
+        if self._states[task.name] <= before:
+            return False
+        self.note(f"{task.stage} task {task.id} goes on from the state that it has stored: {error.message}")
+        return True
+
+    def note(self, text: str) -> None:
+        """Tell whoever watches."""
+        self._progress.note(text)
 
     def _record(self, task: Task, error: TaskError, attempt: int) -> None:
         failure = Failure(

@@ -1,5 +1,7 @@
 """Solves that workers share: the driver hands out the parts of a step, then the step, until there is none left."""
 
+import time
+
 from ntkpipe.configs.errors import TaskFailedError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.drive import Driver
@@ -7,6 +9,9 @@ from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.solver_state import SolveProgress
 from ntkpipe.storage.stores import AbstractStore
 from ntkpipe.workers.tasks import SOLVE_STAGE, SolvePartTask, SolveStepTask
+
+NOTE_SECONDS = 10.0
+"""Between two words on how far a shared solve is."""
 
 MAX_IDLE_ROUNDS = 3
 """Rounds in a row that move nothing: parts that are gone as soon as they are stored, for example."""
@@ -29,7 +34,7 @@ def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) 
     """
     if ledger.is_committed(SOLVE_STAGE, name):
         return
-    idle_rounds, place = 0, -1
+    idle_rounds, place, told_at = 0, -1, time.monotonic()
     while True:
         driver.run_shared([SolveStepTask(name)])
         progress = SolveProgress.read(store, name)
@@ -44,4 +49,7 @@ def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) 
                 "or set resources.share_solves=false."
             )
         place = progress.place
+        if time.monotonic() - told_at >= NOTE_SECONDS:
+            driver.note(f"solution {name}: {progress.text}")
+            told_at = time.monotonic()
         driver.run_shared(SolvePartTask(name, place, part) for part in range(progress.num_parts))

@@ -31,7 +31,7 @@ from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.records import SCHEMA_VERSION, ChosenSolver, Manifest, Receipt
 from ntkpipe.storage.schema import array_specs
-from ntkpipe.storage.solver_state import clear_solver
+from ntkpipe.storage.solver_state import clear_solver, last_state
 from ntkpipe.storage.stores import AbstractStore, open_store
 from ntkpipe.storage.verify import Checked, verify_tasks
 from ntkpipe.workers.probing.probe import Probe, probe_run
@@ -196,7 +196,9 @@ def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, pr
     try:
         _prepare(store, ledger, probe, lock.epoch)
         with make_executor(plan.config.resources, _worker_spec(store, plan, probe)) as executor:
-            driver = Driver(plan, executor, ledger, lock, log, progress)
+            driver = Driver(
+                plan, executor, ledger, lock, log, progress, last_state=lambda name: last_state(store, name)
+            )
             for stage in plan.stages:
                 if stage == SOLVE_STAGE:
                     for name in shared_solutions(plan.config):

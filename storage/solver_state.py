@@ -46,6 +46,11 @@ class SolveProgress(Record):
             return None
 
 
+def last_state(store: AbstractStore, name: str) -> str:
+    """Return a name of a solution's last stored state that grows with every state; empty without one."""
+    return max(store.names(layout.solver_states(name)), default="")
+
+
 def clear_solver(store: AbstractStore, name: str) -> None:
     """Delete all that is stored of an unfinished solve."""
     for key in store.names(layout.solver(name)):

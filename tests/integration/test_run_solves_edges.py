@@ -12,6 +12,8 @@ from solving import run_config
 import ntkpipe
 from ntkpipe.configs.errors import ConfigError, TaskFailedError
 from ntkpipe.pipeline import run as run_module
+from ntkpipe.pipeline.executors.base import Outcome, TaskError
+from ntkpipe.pipeline.executors.serial import SerialExecutor
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.solver_state import SolverStates
 from ntkpipe.workers.probing import solvers
@@ -365,3 +367,31 @@ def test_runs_of_before_there_were_more_solvers_can_be_asked(tmp_path):
     assert old_run.status().state == "finished"
     assert old_run.solution_record("a").status == "converged"
     assert (old_run.predictions("a", "test") == expected).all()
+
+
+def test_a_solve_that_needs_more_time_than_a_task_has_is_not_given_up(tmp_path, monkeypatch):
+    """Every attempt is cut short after one more state; more of them are needed than attempts are allowed."""
+    document = run_config(
+        [{"kind": "pcg", "name": "a", "tolerance": 1e-10, "rank": 2}],
+        resources={"checkpoint_seconds": 0.0, "max_attempts": 2, "share_solves": False},
+    )
+    ntkpipe.run(document, tmp_path / "whole")
+    save, wait = SolverStates.save, SerialExecutor.wait
+
+    def cut_short(self, *arguments):
+        save(self, *arguments)
+        raise TimeoutError
+
+    def with_deadline(self, timeout_seconds):
+        outcomes = wait(self, timeout_seconds)
+        late = TaskError("deadline", "took longer than resources.task_seconds")
+        cut = [outcome for outcome in outcomes if outcome.error and "TimeoutError" in outcome.error.message]
+        cuts.extend(cut)
+        return [Outcome(outcome.task, error=late) if outcome in cut else outcome for outcome in outcomes]
+
+    cuts: list[Outcome] = []
+    monkeypatch.setattr(SolverStates, "save", cut_short)
+    monkeypatch.setattr(SerialExecutor, "wait", with_deadline)
+    ntkpipe.run(document, tmp_path / "run")
+    assert len(cuts) > 3
+    assert chunk_hashes(tmp_path / "run") == chunk_hashes(tmp_path / "whole")
