@@ -23,14 +23,11 @@ import torch
 
 from ntkpipe.configs.solve.descent import EigenProSolve
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
-from ntkpipe.workers.solvers.certificate import residual, ridge_evidence
+from ntkpipe.workers.solvers.certificate import ridge_evidence, worst_residual
 from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs, smallest_eigenvalue
 from ntkpipe.workers.solvers.descent.momentum import Motion, Pace
 from ntkpipe.workers.solvers.descent.window import Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
-
-FLOAT32_TOLERANCE = 1e-5
-"""Tighter tolerances than this are out of reach of float32 products."""
 
 FIRST_BATCH_ROWS = 64
 """Until the critical batch size has been measured."""
@@ -205,7 +202,7 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         last = state.steps >= self._epochs or state.step_scale < MIN_STEP_SCALE
         if expected > self._tolerance and not last:
             return state
-        true = _true_residual(system, state.alpha_NT)
+        true = worst_residual(system, state.alpha_NT)
         if true <= self._tolerance:
             return replace(state, status="converged")
         return _give_up(system, state, true) if last else state
@@ -241,8 +238,7 @@ class EigenProSolver(AbstractSolver[EigenProState]):
     def _read(self, system: System, state: EigenProState, start: int, stop: int) -> tuple[Window, Motion | None]:
         """Return the window of some rows, and the velocity there if there is momentum."""
         operator, ridge, subsample_S = system.operator, system.ridge, state.subsample_S
-        single = operator.dtype == torch.float32 and self._tolerance >= FLOAT32_TOLERANCE
-        dtype = torch.float32 if single else torch.float64
+        dtype = system.precision(self._tolerance)
         rows_MN = operator.rows(start, stop).to(dtype)
         directions_SQ = state.directions_SQ.to(dtype)
         kernel_MM = rows_MN[:, start:stop].clone()
@@ -285,13 +281,9 @@ def _reached(state: EigenProState) -> torch.Tensor:
     return state.moving_NT if state.velocity_NT is None else state.moving_NT - state.velocity_NT
 
 
-def _true_residual(system: System, alpha_NT: torch.Tensor) -> float:
-    return float(system.relative(residual(system, alpha_NT)).max())
-
-
 def _give_up(system: System, state: EigenProState, true: float) -> EigenProState:
     """Return the better one of the last and the best coefficients; zero if neither is better than zero."""
-    best = true if torch.equal(state.best_NT, state.alpha_NT) else _true_residual(system, state.best_NT)
+    best = true if torch.equal(state.best_NT, state.alpha_NT) else worst_residual(system, state.best_NT)
     alpha_NT, true = (state.alpha_NT, true) if true <= best else (state.best_NT, best)
     status: Status = "diverged" if state.step_scale < MIN_STEP_SCALE else "budget"
     if not true < 1:
