@@ -19,4 +19,4 @@ class EigenProSolve(IterativeSolve):
     """q, how many leading eigendirections are flattened (at most s - 1)."""
     momentum: bool = True
     """Whether batches go on in the direction of those before them, as AxlePro's do. Tight tolerances and small ridges
-    then take fewer passes; products take twice the FLOPs."""
+    then take fewer passes; products take twice the FLOPs. There is none where K + ridge I is singular."""

@@ -99,11 +99,11 @@ def _entries(
     columns = run.positions(parse_selection(cols), column_split)
     width = matrix.width if isinstance(matrix, KernelQuery) else 1
     _check_cells(len(at) * len(columns) * width**2)
-    names = [
+    row_ids, column_ids = (
         _spread([run.ids(split)[i] for i in positions], width)
         for split, positions in ((row_split, at), (column_split, columns))
-    ]
-    return Answer(matrix[at, columns], *names)
+    )
+    return Answer(matrix[at, columns], row_ids, column_ids)
 
 
 def _spread(ids: list[str], width: int) -> list[str]:

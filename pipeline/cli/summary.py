@@ -38,7 +38,7 @@ def _print_solutions(console: Console, run: Run) -> None:
     records = [run.solution_record(name) for name in run.manifest.geometry.solutions]
     splits = list(dict.fromkeys(split for record in records for split in record.losses if split != run.train_split))
     losses = [f"{split} error" for split in splits]
-    table = Table("solution", "kernel", "method", "status", "largest residual", "ridge", *losses)
+    table = Table("solution", "kernel", "method", "status", "residual", "ridge", *losses)
     for column in table.columns[:3]:
         column.overflow = "fold"
     for record in records:

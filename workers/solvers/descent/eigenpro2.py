@@ -11,7 +11,8 @@ often sorted by class, and for a batch of similar rows the bounds do not hold.
 
 Momentum is that of AxlePro (Zhang, Pandit, AISTATS 2025), after every batch and for all coefficients, see
 :mod:`~ntkpipe.workers.solvers.descent.momentum`. Two things differ besides the steps: it grows over the first epochs,
-and starts anew after an epoch that met larger residuals than the one before.
+and starts anew after an epoch that met far larger residuals than the one before. A sub-matrix that is singular to
+working precision has no smallest eigenvalue to tune it to, and is descended on without.
 """
 
 import math
@@ -24,7 +25,13 @@ import torch
 from ntkpipe.configs.solve.descent import EigenProSolve
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
 from ntkpipe.workers.solvers.certificate import ridge_evidence, worst_residual
-from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs, smallest_eigenvalue
+from ntkpipe.workers.solvers.descent.flattening import (
+    INDEFINITE,
+    damping,
+    is_indefinite,
+    leading_pairs,
+    smallest_eigenvalue,
+)
 from ntkpipe.workers.solvers.descent.momentum import Motion, Pace
 from ntkpipe.workers.solvers.descent.window import Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
@@ -34,6 +41,10 @@ FIRST_BATCH_ROWS = 64
 
 DIVERGENCE = 10.0
 """An epoch whose residual exceeds the best one this many times is undone, and the step is halved."""
+
+RESTART = 2.0
+"""An epoch that met a residual that exceeds the one before this many times ends the momentum that there was. Measured:
+without momentum residuals vary by less, and where that ends it, most of what momentum gains is lost."""
 
 MIN_STEP_SCALE = 2.0**-10
 
@@ -124,7 +135,8 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         state = self.prepared(system, subsample_S, directions_SQ, damping_Q)
         if self._momentum and not indefinite:
             convexity = smallest_eigenvalue(matrix_SS, ridge, largest, random)
-            state = replace(state, velocity_NT=torch.zeros_like(system.rhs_NT), convexity=convexity)
+            if convexity > INDEFINITE * largest:
+                state = replace(state, velocity_NT=torch.zeros_like(system.rhs_NT), convexity=convexity)
         return replace(
             state,
             status="indefinite" if indefinite else None,
@@ -179,7 +191,7 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         # The residuals met on the way are older than the result; what the epoch gained is expected to repeat itself.
         expected = seen * min(1.0, seen / state.best_residual) if state.best_residual else seen
         found_NT, best_NT, best_residual, step_scale = _reached(state), state.best_NT, state.best_residual, 1.0
-        slows = not sound or seen > state.last_residual
+        slows = not sound or seen > RESTART * state.last_residual
         if not sound:
             found_NT, expected, seen, step_scale = best_NT, math.inf, math.inf, 0.5
         elif seen <= best_residual:
