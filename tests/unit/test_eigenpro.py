@@ -352,6 +352,14 @@ def test_duplicate_rows_without_ridge_are_solved_where_the_targets_allow_it(mome
     assert solution.converged
 
 
+@pytest.mark.parametrize(("ridge", "moves"), [(0.0, False), (0.1, True)])
+def test_a_singular_matrix_without_ridge_has_no_momentum(ridge, moves):
+    system = make_system(DenseOperator(laplace(100).repeat(2, 2)), targets(200), ridge)
+    state = solver_of("eigenpro2", momentum=True, subsample=200).init(system)
+    assert state.status is None
+    assert (state.velocity_NT is not None) is moves
+
+
 @pytest.mark.parametrize("ridge", [0.0, 0.01, 10.0])
 def test_the_smallest_eigenvalue_is_found_from_above(ridge):
     matrix = laplace(200)

@@ -180,7 +180,9 @@ def _pcg(solve: PCGSolve, problem: Problem, machine: Machine) -> Prediction:
 
 def _eigenpro(solve: EigenProSolve, problem: Problem, machine: Machine) -> Prediction:
     sample = float(min(solve.subsample, problem.size))
-    found = kernel_passes("eigenpro2", solve.epochs + 1, problem, machine, halved=False, memory=24 * sample**2)
+    # Momentum is multiplied along with the coefficients.
+    moving = replace(problem, num_targets=problem.num_targets * (1 + solve.momentum))
+    found = kernel_passes("eigenpro2", solve.epochs + 1, moving, machine, halved=False, memory=24 * sample**2)
     per_epoch = 4.0 * problem.size * min(solve.top, int(sample)) * problem.num_targets
     return plus(found, EIGEN_FLOPS * sample**3 + solve.epochs * per_epoch, machine.double_flops)
 

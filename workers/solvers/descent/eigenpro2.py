@@ -12,7 +12,7 @@ often sorted by class, and for a batch of similar rows the bounds do not hold.
 Momentum is that of AxlePro (Zhang, Pandit, AISTATS 2025), after every batch and for all coefficients, see
 :mod:`~ntkpipe.workers.solvers.descent.momentum`. Two things differ besides the steps: it grows over the first epochs,
 and starts anew after an epoch that met far larger residuals than the one before. A sub-matrix that is singular to
-working precision has no smallest eigenvalue to tune it to, and is descended on without.
+working precision has no smallest eigenvalue to tune it to, so that it is descended on without.
 """
 
 import math
@@ -25,13 +25,7 @@ import torch
 from ntkpipe.configs.solve.descent import EigenProSolve
 from ntkpipe.workers.solvers.base import AbstractSolver, Evidence, SolverState, Status
 from ntkpipe.workers.solvers.certificate import ridge_evidence, worst_residual
-from ntkpipe.workers.solvers.descent.flattening import (
-    INDEFINITE,
-    damping,
-    is_indefinite,
-    leading_pairs,
-    smallest_eigenvalue,
-)
+from ntkpipe.workers.solvers.descent.flattening import damping, is_indefinite, leading_pairs, smallest_eigenvalue
 from ntkpipe.workers.solvers.descent.momentum import Motion, Pace
 from ntkpipe.workers.solvers.descent.window import Window, critical_batch, descend
 from ntkpipe.workers.solvers.system import System
@@ -43,8 +37,8 @@ DIVERGENCE = 10.0
 """An epoch whose residual exceeds the best one this many times is undone, and the step is halved."""
 
 RESTART = 2.0
-"""An epoch that met a residual that exceeds the one before this many times ends the momentum that there was. Measured:
-without momentum residuals vary by less, and where that ends it, most of what momentum gains is lost."""
+"""An epoch that met a residual that exceeds the last one this many times ends momentum, which then grows anew. Residuals
+met on the way vary by themselves: measured, ending it whenever they grow loses most of the gain on duplicate rows."""
 
 MIN_STEP_SCALE = 2.0**-10
 
@@ -135,7 +129,7 @@ class EigenProSolver(AbstractSolver[EigenProState]):
         state = self.prepared(system, subsample_S, directions_SQ, damping_Q)
         if self._momentum and not indefinite:
             convexity = smallest_eigenvalue(matrix_SS, ridge, largest, random)
-            if convexity > INDEFINITE * largest:
+            if convexity > 0:
                 state = replace(state, velocity_NT=torch.zeros_like(system.rhs_NT), convexity=convexity)
         return replace(
             state,

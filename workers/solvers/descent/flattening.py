@@ -57,7 +57,7 @@ def smallest_eigenvalue(matrix_SS: torch.Tensor, ridge: float, largest: float, r
     """Return an estimate of the smallest eigenvalue of a symmetric matrix plus ridge I; O(S^3 / 3).
 
     It is a Rayleigh quotient after some inverse iterations, which is never less than the true one; nor is that of a
-    principal sub-matrix of K less than that of K. It is 0 for a matrix that is singular or indefinite.
+    principal sub-matrix of K less than that of K. It is 0 for a matrix that is indefinite, or singular to working precision.
     """
     lower_SS = _factorised(matrix_SS, ridge, largest)
     if lower_SS is None:
@@ -66,7 +66,8 @@ def smallest_eigenvalue(matrix_SS: torch.Tensor, ridge: float, largest: float, r
     for _ in range(INVERSE_ITERATIONS):
         vector_S1 = torch.cholesky_solve(vector_S1, lower_SS)
         vector_S1 = vector_S1 / torch.linalg.vector_norm(vector_S1)
-    return max(0.0, float(torch.sum(vector_S1 * (matrix_SS @ vector_S1))) + ridge)
+    found = float(torch.sum(vector_S1 * (matrix_SS @ vector_S1))) + ridge
+    return found if found > INDEFINITE * abs(largest) else 0.0
 
 
 def _factorised(matrix_SS: torch.Tensor, ridge: float, largest: float) -> torch.Tensor | None:
