@@ -20,7 +20,10 @@ from ntkpipe.workers.tasks import FactorTask, Written
 
 
 def compute(context: WorkerContext, task: FactorTask) -> Written:
-    """Write one tile; nothing once the matrix has been found not to be positive definite. Memory is that of four tiles in float64."""
+    """Write one tile; nothing once the matrix has been found not to be positive definite.
+
+    Memory is that of four tiles in float64.
+    """
     factor = StoredFactor(context.chunks, context.ledger, context.spec.geometry.factor(task.name))
     last = task.column if task.row > task.column else task.column - 1
     if last >= 0 and not factor.reaches(last):
