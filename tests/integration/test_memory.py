@@ -58,7 +58,7 @@ def predicted_and_measured(changes, folder):
     }
     config = load_config(document | changes)
     probe = probe_run(config)
-    plan = verbs._plan(config, probe)
+    plan = verbs._plan(probe)
     store = open_store(str(folder / "run"))
     verbs._prepare(store, Ledger(store), probe, 1)
     spec = verbs._worker_spec(store, plan, probe)
