@@ -8,7 +8,7 @@ from ntkpipe.configs.solve.base import IterativeSolve
 
 
 class AutoSolve(IterativeSolve):
-    """The solver that is predicted to be fastest among those that fit; ``ntkpipe plan`` says which one, and why.
+    """A factorisation where one fits, else the solver predicted to be fastest; ``ntkpipe plan`` says which one, and why.
 
     The choice is a function of sizes, limits and nominal speeds, not of measurements, so that it is the same on every
     machine and when a run is resumed.

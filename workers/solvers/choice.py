@@ -1,4 +1,4 @@
-"""Which solver: the one that is predicted to be fastest among those that fit, and a sentence that says why."""
+"""Which solver: a factorisation where one fits, else the one predicted to be fastest, and a sentence that says why."""
 
 import math
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Choice:
 
 
 def choose(solve: SolveConfig, problem: Problem, machine: Machine, *, stops_early: bool = False) -> Choice:
-    """Return the solver of a section; of ``auto`` the quickest one that fits.
+    """Return the solver of a section; for ``auto`` a factorisation that fits the memory, else the quickest that does.
 
     Args:
         solve: What is asked.

@@ -47,8 +47,8 @@ def solve(
         kernel: (N, N) kernel matrix, an operator, or (N, K) features whose Gram matrix is the kernel; a matrix that is
             square is taken for a kernel matrix, so pass ``FeatureOperator(features)`` if K may equal N.
         y: (N,) or (N, T) targets.
-        method: ``auto``, the one that is predicted to be quickest among those that fit half of the memory, or the kind
-            of a solver; ``ntkpipe schema`` lists them with their options.
+        method: ``auto``, a factorisation that fits half of the memory, else the solver predicted to be quickest; or the
+            kind of a solver; ``ntkpipe schema`` lists them with their options.
         ridge: The lambda, at least 0.
         ridge_scale: ``mean-diagonal`` multiplies it by tr(K)/N, or the weighted mean where samples have weights.
         sample_weights: (N,) weights of the squared errors, at least 0; (K + ridge W^-1) alpha = y is solved instead. A
