@@ -13,7 +13,8 @@
     │   └── ChunkNotReadyError          the block has not been committed yet
     ├── NumericalError                  the numbers would be silently wrong
     ├── CoverageError                   a parameter or module cannot be differentiated per sample
-    └── TaskFailedError                 a task failed more often than it may
+    ├── TaskFailedError                 a task failed more often than it may
+    └── RunStoppedError                 somebody asked the driver to stop
 
 A message states what was found, what was expected, and what to do next. Errors carry one string only, so that
 they survive the trip from a remote worker unchanged.
@@ -114,6 +115,13 @@ class TaskFailedError(NtkPipeError):
     """A task failed on every attempt it was allowed."""
 
     kind = "task-failed"
+
+
+class RunStoppedError(NtkPipeError):
+    """The driver was told to stop; what was committed stays."""
+
+    kind = "stopped"
+    exit_code = 143
 
 
 def error_of_kind(kind: str, message: str) -> NtkPipeError:

@@ -10,6 +10,7 @@ from ntkpipe.configs.errors import NtkPipeError, StorageError, TaskFailedError, 
 from ntkpipe.pipeline.events import EventLog, Progress
 from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
 from ntkpipe.pipeline.plan import Plan
+from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.records import Failure, Receipt
@@ -35,6 +36,7 @@ class Driver:
         lock: EpochLock,
         log: EventLog,
         progress: Progress,
+        stop: StopRequest,
         *,
         last_state: Callable[[str], str],
     ) -> None:
@@ -45,6 +47,7 @@ class Driver:
         self._lock = lock
         self._log = log
         self._progress = progress
+        self._stop = stop
         self._last_state = last_state
         self._states: dict[str, str] = {}
         self._attempts: Counter[tuple[str, str]] = Counter()
@@ -129,14 +132,13 @@ class Driver:
             versions=result.versions,
         )
         self._ledger.commit(receipt)
-        num_bytes = sum(written.nbytes for written in (*result.chunks, *result.objects))
-        self._progress.task(task.stage, num_bytes)
+        self._progress.task(task.stage, receipt.num_bytes)
         self._log.add(
             "commit",
             stage=task.stage,
             task=task.id,
             seconds=round(result.seconds, 4),
-            bytes=num_bytes,
+            bytes=receipt.num_bytes,
             worker=result.worker,
         )
 

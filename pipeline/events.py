@@ -5,7 +5,7 @@ import time
 from typing import Any, Protocol, final
 
 from ntkpipe.storage import layout
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 
 FLUSH_SECONDS = 5.0
 

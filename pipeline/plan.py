@@ -13,7 +13,7 @@ from ntkpipe.storage.grid import blocks, num_blocks, num_chunks, shards
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import Geometry
 from ntkpipe.storage.schema import stored_bytes
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.workers.tasks import (
     ANALYZE_STAGE,
     SOLVE_STAGE,

@@ -22,7 +22,8 @@ from ntkpipe.storage.ledger import Ledger, read_npy
 from ntkpipe.storage.matrices import MatrixReader
 from ntkpipe.storage.records import KernelGeometry, Manifest
 from ntkpipe.storage.solutions import SolutionRecord
-from ntkpipe.storage.stores import AbstractStore, open_store
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.tasks import ANALYZE_STAGE, SOLVE_STAGE
 
 Positions = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.solver_state import SolveProgress
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.workers.tasks import SOLVE_STAGE, SolvePartTask, SolveStepTask
 
 NOTE_SECONDS = 10.0

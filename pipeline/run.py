@@ -1,11 +1,11 @@
-"""The verbs that change a run: start it, resume it, verify it."""
+"""The verbs that bring a run to its end: start it, resume it."""
 
 import os
 import platform
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +21,10 @@ from ntkpipe.pipeline.cost import CostModel
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.pipeline.events import EventLog, Progress, Silent
 from ntkpipe.pipeline.executors.registry import make_executor
-from ntkpipe.pipeline.plan import Plan, stages
+from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.query import Run, open_run
 from ntkpipe.pipeline.rounds import run_rounds, shared_solutions
+from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import PREPARE_STAGE, PREPARE_TASK
@@ -32,8 +33,9 @@ from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.records import SCHEMA_VERSION, ChosenSolver, Manifest, Receipt
 from ntkpipe.storage.schema import array_specs
 from ntkpipe.storage.solver_state import clear_solver, last_state
-from ntkpipe.storage.stores import AbstractStore, open_store
-from ntkpipe.storage.verify import Checked, verify_tasks
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.registry import open_store
+from ntkpipe.storage.stores.writable import open_for_writing
 from ntkpipe.workers.probing.probe import Probe, probe_run
 from ntkpipe.workers.tasks import SOLVE_STAGE, WorkerSpec
 
@@ -60,6 +62,7 @@ def run(
     *,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
+    stop: StopRequest | None = None,
 ) -> Run:
     """Carry out a configuration from start to end.
 
@@ -68,6 +71,7 @@ def run(
         out: Path or URL of the new run; ``runs/<name>-<time>`` by default.
         overrides: ``key=value`` assignments applied to the configuration.
         progress: Is told what happens.
+        stop: Asks the driver to stop, from a signal handler or another thread.
 
     Returns:
         The finished run, open for queries.
@@ -86,21 +90,29 @@ def run(
     probe = probe_run(checked)
     made = _plan(probe)
     made.check_space(store)
+    store = open_for_writing(url, checked.store)
     with EpochLock(store, checked.store.lease_seconds) as lock:
         manifest = _manifest(checked, probe)
         if not store.put_new(layout.MANIFEST, manifest.encode()):
             raise ConfigError(f"{store.url} was taken by another run a moment ago; choose another --out.")
-        _execute(store, made, probe, lock, progress or Silent())
+        _execute(store, made, probe, lock, progress or Silent(), stop or StopRequest())
     return open_run(store.url)
 
 
-def resume(url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progress: Progress | None = None) -> Run:
+def resume(
+    url: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> Run:
     """Finish an interrupted run: what is planned minus what is committed.
 
     Args:
         url: Of the run.
         overrides: Assignments to runtime fields, such as ``resources.workers=4``.
         progress: Is told what happens.
+        stop: As for :func:`run`.
 
     Raises:
         NotFoundError: There is no run.
@@ -113,30 +125,10 @@ def resume(url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progre
     _check_shared(config, store)
     probe = probe_run(config, manifest.solvers)
     _check_same(store, manifest, _manifest(config, probe))
+    store = open_for_writing(url, config.store)
     with EpochLock(store, config.store.lease_seconds) as lock:
-        _execute(store, _plan(probe), probe, lock, progress or Silent())
+        _execute(store, _plan(probe), probe, lock, progress or Silent(), stop or StopRequest())
     return open_run(store.url)
-
-
-def verify(url: str | os.PathLike[str], *, repair: bool = False) -> Iterator[Checked]:
-    """Re-read every committed chunk against its receipt.
-
-    Args:
-        url: Of the run.
-        repair: Take back the receipts of damaged tasks, so that :func:`resume` computes them again.
-    """
-    store = open_store(url)
-    manifest = Manifest.read(store)
-    ledger = Ledger(store)
-    checks = verify_tasks(ChunkStore(store), ledger, (PREPARE_STAGE, *stages(manifest.geometry)))
-    if not repair:
-        yield from checks
-        return
-    with EpochLock(store, load_config(manifest.config).store.lease_seconds):
-        for checked in checks:
-            for stage, task in {(finding.stage, finding.task) for finding in checked.findings}:
-                ledger.revoke(stage, task)
-            yield checked
 
 
 def _plan(probe: Probe) -> Plan:
@@ -189,7 +181,9 @@ def _check_shared(config: RunConfig, store: AbstractStore) -> None:
         raise ConfigError(f"{store.url} exists in this process only; use resources.executor=serial, or another --out.")
 
 
-def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, progress: Progress) -> None:
+def _execute(
+    store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, progress: Progress, stop: StopRequest
+) -> None:
     """Bring a locked run to its end and log how it went."""
     log, ledger = EventLog(store, lock.epoch), Ledger(store)
     log.add("start", host=platform.node(), process=os.getpid())
@@ -197,7 +191,7 @@ def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, pr
         _prepare(store, ledger, probe, lock.epoch)
         with make_executor(plan.config.resources, _worker_spec(store, plan, probe)) as executor:
             driver = Driver(
-                plan, executor, ledger, lock, log, progress, last_state=lambda name: last_state(store, name)
+                plan, executor, ledger, lock, log, progress, stop, last_state=lambda name: last_state(store, name)
             )
             for stage in plan.stages:
                 if stage == SOLVE_STAGE:

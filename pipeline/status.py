@@ -12,7 +12,7 @@ from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import Claim, current_epoch, liveness, read_claim
 from ntkpipe.storage.records import Failure, Manifest
 from ntkpipe.storage.solver_state import SolveProgress
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.workers.tasks import SOLVE_STAGE
 
 State = Literal["finished", "running", "interrupted"]

@@ -18,7 +18,8 @@ from zarr.codecs import Crc32cCodec
 from ntkpipe.configs.errors import CorruptChunkError, StorageError
 from ntkpipe.storage import layout
 from ntkpipe.storage.records import ChunkRecord
-from ntkpipe.storage.stores import AbstractStore, storage_errors
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.errors import storage_errors
 
 Array = npt.NDArray[Any]
 
@@ -114,7 +115,12 @@ class ChunkStore:
         with storage_errors(self.store.url):
             array[region] = contents
         return ChunkRecord(
-            array=path, position=position, crc32c=checksum(contents), nbytes=sum(map(len, _raw(contents)))
+            array=path,
+            position=position,
+            start=tuple(part.start for part in region),
+            shape=expected,
+            crc32c=checksum(contents),
+            nbytes=sum(map(len, _raw(contents))),
         )
 
     def read(self, path: str, position: tuple[int, ...]) -> Array:

@@ -19,6 +19,7 @@
                                             outputs, moments, features, diagonals, kernels and components of a model
                                             with several members have them as their first axis
          /receipts/<stage>/<task>.json      the commit of a task, written once
+         /segments/<epoch>-<n>.jsonl        many receipts in one object, which take the place of their own ones
          /failed/<stage>/<task>-<n>.json    what went wrong with an attempt
          /factors/<name>.json               where a factorisation met a negative pivot, if it did
          /solutions/<name>.json             residuals and statistics of a solution
@@ -33,6 +34,7 @@
 MANIFEST = "run.json"
 DATA = "data.zarr"
 RECEIPTS = "receipts"
+SEGMENTS = "segments"
 FAILED = "failed"
 LOCK = "lock"
 
@@ -155,6 +157,11 @@ def analysis(name: str, file: str) -> str:
 def receipt(stage: str, task: str) -> str:
     """Return the object that commits a task."""
     return f"{RECEIPTS}/{stage}/{task}.json"
+
+
+def segment(epoch_number: int, number: int) -> str:
+    """Return the object that holds many receipts."""
+    return f"{SEGMENTS}/{epoch_number:06d}-{number:06d}.jsonl"
 
 
 def failure(stage: str, task: str, epoch: int, attempt: int) -> str:

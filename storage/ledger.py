@@ -1,6 +1,7 @@
 """All receipts of a run: which tasks are finished, and how a task becomes finished."""
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import final
 
 import google_crc32c
@@ -10,7 +11,7 @@ from ntkpipe.configs.errors import ChunkNotReadyError
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.records import Failure, ObjectRecord, Receipt
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 
 
 @final
@@ -55,6 +56,18 @@ class Ledger:
         """Read one receipt."""
         key = layout.receipt(stage, task)
         return Receipt.parse(self._store.read(key), f"{self._store.url}/{key}")
+
+    def receipts(self, stage: str) -> Iterator[Receipt]:
+        """Yield the receipts of a stage's finished tasks, sorted by task."""
+        keys = (layout.receipt(stage, task) for task in sorted(self.committed(stage)))
+        for key, data in self._store.get_many(keys):
+            if data is not None:
+                yield Receipt.parse(data, f"{self._store.url}/{key}")
+
+    def commit_many(self, receipts: Iterable[Receipt]) -> None:
+        """Finish many tasks."""
+        for receipt in receipts:
+            self.commit(receipt)
 
     def revoke(self, stage: str, task: str) -> None:
         """Take a receipt back, so that the task counts as not done."""

@@ -16,7 +16,7 @@ from typing import Literal, final
 from ntkpipe.configs.errors import RunLockedError, StorageError
 from ntkpipe.storage import layout
 from ntkpipe.storage.records import Record
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 
 HEARTBEATS_PER_LEASE = 6
 

@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ntkpipe.configs.errors import NotFoundError, StorageError
 from ntkpipe.configs.kernels.derived import DerivedConfig
 from ntkpipe.storage import layout
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 
-SCHEMA_VERSION = 1
-"""Of the layout and of all documents; a reader refuses versions it does not know."""
+SCHEMA_VERSION = 2
+"""Of the layout and of all documents. Runs of earlier versions stay readable; unknown versions are refused.
+
+2: receipts tell ranges, shapes and what a task was made from; many receipts may share a segment; runs have an origin."""
 
 
 NUMERICS_VERSION = 4
@@ -59,6 +61,10 @@ class ChunkRecord(WrittenRecord):
     array: str
     position: tuple[int, ...]
     """Index in the chunk grid."""
+    start: tuple[int, ...] = ()
+    """Of the chunk's range in the array; missing in runs of schema version 1."""
+    shape: tuple[int, ...] = ()
+    """Of the values inside the array's bounds; missing in runs of schema version 1."""
 
 
 class ObjectRecord(WrittenRecord):
@@ -70,7 +76,7 @@ class ObjectRecord(WrittenRecord):
 class Receipt(Record):
     """Proof that one task is finished. Reads of its chunks are allowed once it exists."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     stage: str
     task: str
     chunks: tuple[ChunkRecord, ...]
@@ -82,6 +88,20 @@ class Receipt(Record):
     attempt: int = 1
     versions: dict[str, str] = Field(default_factory=dict)
     committed_at: float = Field(default_factory=time.time)
+    made_from: dict[str, str] = Field(default_factory=dict)
+    """Digests of all that determines the bytes, by kernel; equal digests mean equal chunks. Missing in version 1."""
+    origin: str = ""
+    """URL of the run that the chunks were taken from; empty if they were computed here."""
+
+    @property
+    def written(self) -> tuple[ChunkRecord | ObjectRecord, ...]:
+        """Chunks and objects."""
+        return (*self.chunks, *self.objects)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of everything that was written."""
+        return sum(record.nbytes for record in self.written)
 
 
 class Failure(Record):
@@ -241,7 +261,7 @@ class ChosenSolver(Record):
 class Manifest(Record):
     """What a run is: written once, compared on every resumption."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     numerics_version: int = NUMERICS_VERSION
     run_id: str
     name: str
@@ -258,6 +278,8 @@ class Manifest(Record):
     num_parameters: int
     versions: dict[str, str]
     """Of Python and the main libraries; recorded, not compared."""
+    origin: str = ""
+    """URL of the run that this one was forked from or extends."""
 
     @classmethod
     def read(cls, store: AbstractStore) -> Self:
@@ -274,7 +296,6 @@ class Manifest(Record):
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a run to be continued."""
         return {
-            "schema_version": self.schema_version,
             "numerics_version": self.numerics_version,
             "config": self.semantic,
             "fingerprints": self.fingerprints,

@@ -7,7 +7,7 @@ from ntkpipe.configs.errors import StorageError
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.ledger import Ledger, object_checksum
 from ntkpipe.storage.records import ObjectRecord, Receipt
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 
 
 @dataclass(frozen=True, slots=True)

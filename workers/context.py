@@ -12,7 +12,7 @@ from ntkpipe.storage.features import SampleReader
 from ntkpipe.storage.grid import Shard, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine
 from ntkpipe.workers.passes import CACHED_SHARDS
 from ntkpipe.workers.run_kernels import RunKernels

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ntkpipe.pipeline.run import plan as plan
     from ntkpipe.pipeline.run import resume as resume
     from ntkpipe.pipeline.run import run as run
-    from ntkpipe.pipeline.run import verify as verify
+    from ntkpipe.pipeline.upkeep import verify as verify
     from ntkpipe.workers.estimators.classifier import KernelClassifier as KernelClassifier
     from ntkpipe.workers.estimators.regressor import KernelRegressor as KernelRegressor
     from ntkpipe.workers.kernels.formulas import closed_form as closed_form
@@ -62,7 +62,7 @@ _HOMES = {
     "second_moments": "ntkpipe.workers.kernels.library",
     "solve": "ntkpipe.workers.solvers.solve",
     "trace_of": "ntkpipe.workers.spectra.traces",
-    "verify": "ntkpipe.pipeline.run",
+    "verify": "ntkpipe.pipeline.upkeep",
 }
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from ntkpipe.pipeline.cli.questions import QUESTIONS, ask
 from ntkpipe.pipeline.cli.running import Url
 from ntkpipe.pipeline.query import open_run
 from ntkpipe.storage import layout
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 
 
 def register(app: typer.Typer) -> None:

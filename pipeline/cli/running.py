@@ -114,7 +114,7 @@ def verify(
     repair: Annotated[bool, typer.Option(help="Compute damaged tasks again.")] = False,
 ) -> None:
     """Re-read every stored chunk and compare it with its receipt."""
-    from ntkpipe.pipeline.run import verify as verify_run
+    from ntkpipe.pipeline.upkeep import verify as verify_run
 
     console = Console()
     num_tasks = num_chunks = num_bytes = 0
@@ -123,9 +123,8 @@ def verify(
         num_tasks += 1
         findings += checked.findings
         if checked.receipt is not None:
-            written = (*checked.receipt.chunks, *checked.receipt.objects)
-            num_chunks += len(written)
-            num_bytes += sum(record.nbytes for record in written)
+            num_chunks += len(checked.receipt.written)
+            num_bytes += checked.receipt.num_bytes
     for finding in findings:
         _line(console, f"{finding.stage} task {finding.task}", finding.problem)
     _line(console, "checked", f"{num_tasks:,} tasks, {num_chunks:,} chunks and objects, {decimal(num_bytes)}")

@@ -10,7 +10,7 @@ import pytest
 from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline import run as verbs
 from ntkpipe.storage.ledger import Ledger
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.probing.probe import probe_run
 
 TESTS = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ import pickle, re, sys
 from pathlib import Path
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Receipt
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.worker import Worker
 
 spec, tasks = pickle.loads(Path(sys.argv[1]).read_bytes())

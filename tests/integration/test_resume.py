@@ -17,7 +17,7 @@ from ntkpipe.configs.errors import (
     RunLockedError,
     RunMismatchError,
 )
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 
 
 @pytest.fixture(scope="module")

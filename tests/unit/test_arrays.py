@@ -5,7 +5,7 @@ import pytest
 
 from ntkpipe.configs.errors import CorruptChunkError, StorageError
 from ntkpipe.storage.arrays import ArraySpec, ChunkStore, checksum
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 
 SPECS = [
     ArraySpec("kernel/a", (5, 7), (3, 4), "float32", ("row", "column")),

@@ -14,7 +14,7 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock, current_epoch, liveness, read_claim
 from ntkpipe.storage.records import Receipt
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_revoked_task_counts_as_not_done(store):
 
 def test_a_receipt_of_another_version_is_refused(store):
     store.put(
-        layout.receipt("features", "x"), receipt("x").encode().replace(b'"schema_version": 1', b'"schema_version": 9')
+        layout.receipt("features", "x"), receipt("x").encode().replace(b'"schema_version": 2', b'"schema_version": 9')
     )
     with pytest.raises(StorageError, match="written by another version"):
         Ledger(store).receipt("features", "x")
@@ -75,7 +75,7 @@ def test_a_living_owner_keeps_the_run(store):
 
 def test_the_run_of_a_dead_process_is_free_at_once(store):
     program = (
-        "import os, sys; from ntkpipe.storage.locks import EpochLock; from ntkpipe.storage.stores import open_store\n"
+        "import os, sys; from ntkpipe.storage.locks import EpochLock; from ntkpipe.storage.stores.registry import open_store\n"
         "EpochLock(open_store(sys.argv[1]), 3600).__enter__(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", program, store.url], check=False)

@@ -7,7 +7,9 @@ import uuid
 import pytest
 
 from ntkpipe.configs.errors import ConfigError, NotFoundError, StorageError
-from ntkpipe.storage.stores import FsspecRunStore, LocalRunStore, open_store
+from ntkpipe.storage.stores.fsspec_store import FsspecRunStore
+from ntkpipe.storage.stores.local import LocalRunStore
+from ntkpipe.storage.stores.registry import open_store
 
 
 @pytest.fixture(params=["local", "memory"])
