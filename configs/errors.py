@@ -17,10 +17,12 @@
     └── RunStoppedError                 somebody asked the driver to stop
 
 A message states what was found, what was expected, and what to do next. Errors carry one string only, so that
-they survive the trip from a remote worker unchanged.
+they survive the trip from a remote worker unchanged. Secrets that others have put into it are redacted.
 """
 
 from typing import ClassVar
+
+from ntkpipe.configs.secrets import redacted
 
 
 class NtkPipeError(Exception):
@@ -33,6 +35,9 @@ class NtkPipeError(Exception):
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
     @property
     def message(self) -> str:

@@ -28,6 +28,8 @@ def shared_solutions(config: RunConfig) -> tuple[str, ...]:
 def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) -> None:
     """Take a shared solve to its last state; its task certifies and commits it. One with a single part is left to it.
 
+    A solve that fails for good, or needs what is missing, is left where it is.
+
     Raises:
         NtkPipeError: As for a stage.
         TaskFailedError: Rounds move nothing.
@@ -36,7 +38,8 @@ def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) 
         return
     idle_rounds, place, told_at = 0, -1, time.monotonic()
     while True:
-        driver.run_shared([SolveStepTask(name)])
+        if not driver.run_shared(name, [SolveStepTask(name)]):
+            return
         progress = SolveProgress.read(store, name)
         # One part is no work to be shared.
         if progress is not None and (progress.finished or progress.num_parts == 1):
@@ -52,4 +55,5 @@ def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) 
         if time.monotonic() - told_at >= NOTE_SECONDS:
             driver.note(f"solution {name}: {progress.text}")
             told_at = time.monotonic()
-        driver.run_shared(SolvePartTask(name, place, part) for part in range(progress.num_parts))
+        if not driver.run_shared(name, (SolvePartTask(name, place, part) for part in range(progress.num_parts))):
+            return

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ntkpipe.storage.records import Record
+from ntkpipe.storage.documents import Record
 
 
 class SolutionRecord(Record):

@@ -5,6 +5,8 @@ import secrets
 
 import pytest
 
+pytest_plugins = ["faults.table", "servers.fixtures"]
+
 # Ray reads these when it is first imported; tests never join a Ray that somebody else has started.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -32,3 +34,13 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def short_folder():
+    """A temporary folder below which there is room for the names of sockets."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory(prefix="nt", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

@@ -9,9 +9,12 @@ import torch
 from ntkpipe.configs.errors import RunMismatchError
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import SampleReader
+from ntkpipe.storage.fencing import FencedStore
 from ntkpipe.storage.grid import Shard, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
+from ntkpipe.storage.schema import array_specs
+from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine
 from ntkpipe.workers.passes import CACHED_SHARDS
@@ -31,8 +34,9 @@ class WorkerContext:
 
     Attributes:
         spec: What the worker was started with.
-        store: Where the run lives.
-        chunks: Its arrays.
+        passes: How the batches of the task under way are cut.
+        store: Where the run lives; refuses to be written to once the worker's driver has been replaced.
+        chunks: Its arrays, likewise.
         ledger: Its receipts.
         samples: Reads what is stored per sample.
         matrices: Reads kernel matrices.
@@ -43,8 +47,10 @@ class WorkerContext:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self.store = open_store(spec.url)
-        self.chunks = ChunkStore(self.store)
+        self.passes = spec.passes
+        store = open_store(spec.url, fsync=spec.config.store.fsync)
+        self.store: AbstractStore = FencedStore(store, spec.epoch) if spec.epoch else store
+        self.chunks = ChunkStore(self.store, specs=array_specs(spec.geometry))
         self.ledger = Ledger(self.store)
         self.samples = SampleReader(self.chunks, self.ledger, spec.geometry)
         self.matrices = MatrixReader(self.chunks, self.ledger, spec.geometry)
@@ -79,6 +85,13 @@ class WorkerContext:
                 )
             self._engines[member] = JacobianEngine(model.to(self.device), self.spec.routes[member])
         return self._engines[member]
+
+    def forget(self) -> None:
+        """Drop what was kept for the next task, to have more memory for it."""
+        self.kept_factors = None
+        self.kept_choleskys = {}
+        self.kept_solves = {}
+        self._shards = {}
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -127,7 +140,7 @@ class WorkerContext:
     def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """Yield inputs and labels of a range of samples, batch by batch, on the device of the computation."""
         inputs, labels = self.inputs(shard.split, shard.start, shard.stop), self.split(shard.split).labels
-        size = self.spec.passes.batch_size
+        size = self.passes.batch_size
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
             first = shard.start + start

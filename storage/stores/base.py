@@ -4,8 +4,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-
-import zarr.abc.store
+from itertools import islice
 
 from ntkpipe.configs.errors import NotFoundError
 from ntkpipe.storage import layout
@@ -20,12 +19,14 @@ MANY = 512
 class AbstractStore(ABC):
     """One run's place: keys are relative paths with ``/``, values are small objects.
 
+    Keys follow the rules of :func:`ntkpipe.storage.stores.keys.checked_key`.
+
     Attributes:
         url: Where the run lives.
         shared: Whether other processes see the same content.
 
     Raises:
-        StorageError: From every method, when the store fails.
+        StorageError: From every method, when the store fails, or a key could mean something outside the run.
     """
 
     url: str
@@ -33,7 +34,13 @@ class AbstractStore(ABC):
 
     @abstractmethod
     def put_new(self, key: str, data: bytes) -> bool:
-        """Create an object; False, with nothing changed, when it exists. Of several racing writers one wins."""
+        """Create an object unless it exists; return whether this call, or a repetition of it, has created it.
+
+        Of several writers that race with different contents exactly one is told True, whatever happens to requests and
+        answers on the way: a client that repeats a request whose answer was lost is told "exists" by the service, so
+        that content decides. Contents must therefore be unique, as claims and receipts are: where clients repeat
+        requests, a second writer of equal bytes may be told True as well.
+        """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
@@ -42,6 +49,10 @@ class AbstractStore(ABC):
     @abstractmethod
     def get(self, key: str) -> bytes | None:
         """Return an object's content, None when there is none."""
+
+    @abstractmethod
+    def get_writable(self, key: str) -> bytearray | None:
+        """Return an object's content in memory that is the caller's own, so that large ones need not be copied."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -64,16 +75,16 @@ class AbstractStore(ABC):
         """Remove an object if it exists."""
 
     @abstractmethod
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove objects, several at a time; those that do not exist are passed over."""
+
+    @abstractmethod
     def copy(self, source: "AbstractStore", source_key: str, key: str) -> None:
         """Create or replace an object with the content of one in another store, without moving bytes if that is possible.
 
         Raises:
             NotFoundError: The other store has no such object.
         """
-
-    @abstractmethod
-    def zarr_store(self, key: str, *, read_only: bool) -> zarr.abc.store.Store:
-        """Return a zarr store rooted at ``key``."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
@@ -101,14 +112,8 @@ class AbstractStore(ABC):
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """Yield keys and contents in order, reading several objects at a time; memory is O(a few hundred objects)."""
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for part in _parts(keys):
+            for part in parts(keys, MANY):
                 yield from zip(part, pool.map(self.get, part), strict=True)
-
-    def delete_many(self, keys: Iterable[str]) -> None:
-        """Remove objects, several at a time."""
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for part in _parts(keys):
-                list(pool.map(self.delete, part))
 
     def now(self) -> float:
         """Return the time by the clock that dates the store's objects, found by writing one: no other clock compares."""
@@ -121,11 +126,15 @@ class AbstractStore(ABC):
         return found
 
 
-def _parts(keys: Iterable[str]) -> Iterator[list[str]]:
-    part: list[str] = []
-    for key in keys:
-        part.append(key)
-        if len(part) == MANY:
-            yield part
-            part = []
-    yield part
+def delete_each(store: AbstractStore, keys: Iterable[str]) -> None:
+    """Remove objects of a store that has no request for many, with several requests under way."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for part in parts(keys, MANY):
+            list(pool.map(store.delete, part))
+
+
+def parts(keys: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield keys in lists of at most ``size``."""
+    rest = iter(keys)
+    while part := list(islice(rest, size)):
+        yield part

@@ -1,0 +1,105 @@
+"""Keeping a driver that has been replaced, and its workers, from writing: every write asks whether there is a successor."""
+
+from collections.abc import Iterable
+from typing import final
+
+from ntkpipe.configs.errors import RunLockedError
+from ntkpipe.storage import layout
+from ntkpipe.storage.stores.base import AbstractStore
+
+
+def check_epoch(store: AbstractStore, epoch: int) -> None:
+    """Refuse to go on when the epoch after a tenure's own exists; one request. A takeover always creates that one.
+
+    Raises:
+        RunLockedError: The driver of this tenure was thought dead and has been replaced.
+    """
+    if store.exists(layout.epoch(epoch + 1)):
+        raise RunLockedError(
+            f"{store.url}: the driver of epoch {epoch} was silent for longer than its lease and epoch {epoch + 1} has "
+            "taken over; it stops without writing. Raise store.lease_seconds if the machine was only slow."
+        )
+
+
+@final
+class FencedStore(AbstractStore):
+    """A run's place as one tenure may use it: reading is free, every write looks for a successor first.
+
+    Between the look and the write there is always a moment in which a process can be stopped for as long as a lease;
+    what it then writes are the bytes that its successor writes too.
+
+    Args:
+        store: The place.
+        epoch: Of the tenure.
+    """
+
+    def __init__(self, store: AbstractStore, epoch: int) -> None:
+        self._store = store
+        self._epoch = epoch
+        self.url = store.url
+        self.shared = store.shared
+
+    def check(self) -> None:
+        """Refuse to write when there is a successor.
+
+        Raises:
+            RunLockedError: There is one.
+        """
+        check_epoch(self._store, self._epoch)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Look, then create."""
+        self.check()
+        return self._store.put_new(key, data)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Look, then replace."""
+        self.check()
+        self._store.put(key, data)
+
+    def get(self, key: str) -> bytes | None:
+        """Read."""
+        return self._store.get(key)
+
+    def get_writable(self, key: str) -> bytearray | None:
+        """Read."""
+        return self._store.get_writable(key)
+
+    def exists(self, key: str) -> bool:
+        """Ask."""
+        return self._store.exists(key)
+
+    def modified(self, key: str) -> float | None:
+        """Ask."""
+        return self._store.modified(key)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """List."""
+        return self._store.sizes(prefix)
+
+    def folders(self) -> list[str]:
+        """List."""
+        return self._store.folders()
+
+    def delete(self, key: str) -> None:
+        """Look, then remove."""
+        self.check()
+        self._store.delete(key)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Look, then remove."""
+        self.check()
+        self._store.delete_many(keys)
+
+    def copy(self, source: AbstractStore, source_key: str, key: str) -> None:
+        """Look, then copy."""
+        self.check()
+        self._store.copy(source, source_key, key)
+
+    def free_bytes(self) -> int | None:
+        """Ask."""
+        return self._store.free_bytes()
+
+    def debris(self) -> dict[str, int]:
+        """List."""
+        return self._store.debris()
