@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # .ci/run empties this, so that what is tested is what ships.
 EDITABLE ?= --editable
 BENCH_OPTIONS ?= --peers
+# Tests use one thread each, and many wait; a file stays in one process, for the sake of what its tests share.
+TEST_OPTIONS ?= -n 2 --dist loadfile
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
@@ -33,13 +35,13 @@ mnist: $(STAMP) ## The same on MNIST: 60,000 images, about 30 GB of disk.
 	@$(BIN)/ntkpipe run mnist
 
 test: $(STAMP) ## Run the fast tests.
-	$(BIN)/pytest
+	$(BIN)/pytest $(TEST_OPTIONS)
 
 test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every cut of the golden network.
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(TEST_OPTIONS)
 
 faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.
-	$(BIN)/pytest -m slow tests/faults $(FAULT_OPTIONS)
+	$(BIN)/pytest -m slow $(TEST_OPTIONS) tests/faults $(FAULT_OPTIONS)
 
 bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's floor and other packages.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'

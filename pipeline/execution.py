@@ -85,7 +85,7 @@ def execute(
         prepare(store, ledger, probe, lock.epoch)
         ledger.compact(lock.epoch, lock.check)
         if origin:
-            take_over(origin, store, plan, identities, ledger, epoch=lock.epoch, tell=tell, check=check)
+            take_over(origin, fenced, plan, identities, ledger, epoch=lock.epoch, tell=tell, check=check)
         with make_executor(plan.config.resources, worker_spec(store, plan, probe, epoch=lock.epoch)) as executor:
             driver = Driver(
                 plan,

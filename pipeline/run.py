@@ -1,6 +1,7 @@
 """The verbs that bring a run to its end: start it, resume it, fork it, extend it."""
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -181,7 +182,10 @@ def _start(
     store = open_store(url)
     _check_shared(config, store)
     if store.get(layout.MANIFEST) is not None:
-        raise ConfigError(f"{store.url} holds a run already. Go on with `ntkpipe resume {store.url}`, or choose --out.")
+        raise ConfigError(
+            f"{store.url} holds a run already. Go on with `ntkpipe resume {shlex.quote(store.url)}`, or choose --out."
+        )
+    _check_free(store)
     probe = probe_run(config)
     if check is not None:
         check(probe)
@@ -211,6 +215,17 @@ def _carry_out(
             raise ConfigError(f"{store.url} was taken by another run a moment ago; choose another --out.")
         execute(store, made, probe, lock, progress or Silent(), stop, origin=origin)
     return open_run(url)
+
+
+def _check_free(store: AbstractStore) -> None:
+    """Refuse a place where another run has left what would be taken for this one's."""
+    left = sorted({layout.RECEIPTS, layout.SEGMENTS, layout.SOLVER}.intersection(store.folders()))
+    # A run that has started since then has a manifest, and is refused as it is written.
+    if left and not store.exists(layout.MANIFEST):
+        raise ConfigError(
+            f"{store.url} holds what a run has left ({', '.join(left)}), but not its {layout.MANIFEST}, so that nobody "
+            f"knows what it belongs to. Put the {layout.MANIFEST} back if there is a copy of it, or choose another --out."
+        )
 
 
 def _check_shared(config: RunConfig, store: AbstractStore) -> None:

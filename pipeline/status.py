@@ -1,6 +1,7 @@
 """How far a run is: counted from its receipts, never from a scheduler's memory."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,7 +71,7 @@ def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
     stages = tuple(
         StageStatus(
             stage,
-            len(committed[stage]),
+            _num_done(plan, stage, committed[stage]),
             plan.num_tasks(stage),
             set_aside=_count(failures, stage, "aside"),
             left_out=_count(failures, stage, "left-out"),
@@ -93,6 +94,13 @@ def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
         solves={} if finished else dict(_open_solves(store, manifest, committed[SOLVE_STAGE])),
         failures=tuple(_told(failures)),
     )
+
+
+def _num_done(plan: Plan, stage: str, committed: frozenset[str]) -> int:
+    """Return how many tasks of a stage are finished; a receipt that belongs to none does not make up for one."""
+    if len(committed) < plan.num_tasks(stage):
+        return len(committed)
+    return sum(task.id in committed for task in plan.tasks(stage))
 
 
 def _open_solves(store: AbstractStore, manifest: Manifest, committed: frozenset[str]) -> Iterator[tuple[str, str]]:
@@ -123,9 +131,12 @@ def _open_failures(store: AbstractStore, committed: dict[str, frozenset[str]]) -
     """Return the last failure of every task that is not committed."""
     found: dict[tuple[str, str], Failure] = {}
     for key, data in store.get_many(store.names(layout.FAILED)):
-        if data is None:
+        failure = None
+        # A damaged one, such as the empty object that a power failure leaves, says nothing.
+        with suppress(StorageError):
+            failure = None if data is None else Failure.parse(data, f"{store.url}/{key}")
+        if failure is None:
             continue
-        failure = Failure.parse(data, f"{store.url}/{key}")
         # A step of a shared solve, or a part of one, has no receipt of its own.
         task = failure.task.partition("/")[0] if failure.stage == SOLVE_STAGE else failure.task
         if task in committed.get(failure.stage, ()):

@@ -1,6 +1,7 @@
 """The verbs that look after what a run has stored: verify it, remove what it can do without."""
 
 import os
+import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
 
@@ -10,7 +11,7 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import ORIGIN_TASK, PREPARE_STAGE, PREPARE_TASK
 from ntkpipe.storage.fencing import FencedStore
-from ntkpipe.storage.garbage import Garbage, find_garbage, remove_empty_folders, remove_garbage
+from ntkpipe.storage.garbage import FAILURE, Garbage, find_garbage, remove_empty_folders, remove_garbage
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock, current_epoch
 from ntkpipe.storage.records import Manifest
@@ -44,7 +45,8 @@ def verify(url: str | os.PathLike[str], *, repair: bool = False) -> Iterator[Che
 
     Raises:
         NotFoundError: There is no run.
-        StorageError: The manifest is damaged, so that nothing else can be understood.
+        StorageError: The manifest is damaged, so that nothing else can be understood; or the store has ceased to answer,
+            which is no damage.
         RunLockedError: There is something to repair and a driver is working on the run.
     """
     store = open_store(url)
@@ -68,7 +70,8 @@ def verify(url: str | os.PathLike[str], *, repair: bool = False) -> Iterator[Che
                             damaged.add((finding.stage, finding.task))
                     yield checked
         finally:
-            ledger.revoke_many(damaged)
+            _forget_failures(fenced, damaged)
+            ledger.revoke(damaged)
 
 
 def gc(url: str | os.PathLike[str], *, dry_run: bool = False) -> Garbage:
@@ -106,6 +109,19 @@ def _checks(store: AbstractStore, manifest: Manifest, ledger: Ledger) -> Generat
     if ledger.stages():
         yield from verify_metadata(store, manifest, specs)
     yield from verify_tasks(ChunkStore(store, read_only=True, specs=specs), ledger, _planned(manifest))
+
+
+def _forget_failures(store: AbstractStore, names: set[Name]) -> None:
+    """Remove what went wrong with tasks before they were finished: now they are to be done, and have not failed."""
+    if names:
+        found = (FAILURE.fullmatch(key) for key in store.names(layout.FAILED))
+        store.delete_many(match.group() for match in found if match and _failed(match) in names)
+
+
+def _failed(match: re.Match[str]) -> Name:
+    """Return what failed: steps of a shared solve, and parts of them, belong to the solution."""
+    stage, task = match["stage"], match["task"]
+    return stage, task.partition("/")[0] if stage == SOLVE_STAGE else task
 
 
 def _garbage(store: AbstractStore, manifest: Manifest, epoch: int) -> Garbage:

@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from ntkpipe.configs.errors import CorruptChunkError, StorageError
+from ntkpipe.configs.errors import CorruptChunkError
 from ntkpipe.storage.metadata import ArraySpec, documents, problems, stored_spec
 from ntkpipe.storage.records import ChunkRecord
 from ntkpipe.storage.stores.base import AbstractStore
@@ -114,7 +114,11 @@ class ChunkStore:
         return values if spec.dtype == "str" else np.ascontiguousarray(values, dtype=spec.dtype)
 
     def matches(self, record: ChunkRecord) -> str | None:
-        """Compare a chunk with its record; return what is wrong, None when nothing is. Memory is O(chunk)."""
+        """Compare a chunk with its record; return what is wrong, None when nothing is. Memory is O(chunk).
+
+        Raises:
+            StorageError: The chunk cannot be read, or its array is not there.
+        """
         where = f"{record.array}, chunk {list(record.position)}"
         try:
             spec = self.spec(record.array)
@@ -130,7 +134,7 @@ class ChunkStore:
                     f"{list(shape)} from {list(start)}"
                 )
             _, found = self._load(spec, record.position)
-        except StorageError as error:
+        except CorruptChunkError as error:
             return error.message
         return None if found == record.crc32c else f"{where}: crc32c is {found}, committed was {record.crc32c}"
 
@@ -190,12 +194,13 @@ def _decode(spec: ArraySpec, position: tuple[int, ...], content: Array) -> Array
         whole = content.view(_little_endian(spec)).reshape(spec.chunks)
         return whole[tuple(slice(size) for size in shape)]
     data, at, texts = content.tobytes(), LENGTH_BYTES, []
-    for _ in range(int.from_bytes(data[:LENGTH_BYTES], "little")):
+    count = int.from_bytes(data[:LENGTH_BYTES], "little")
+    if count != int(np.prod(spec.chunks)):
+        raise CorruptChunkError(f"{spec.path}, chunk {list(position)}: holds {count} texts. {REMEDY}")
+    for _ in range(count):
         start = at + LENGTH_BYTES
         at = start + int.from_bytes(data[at:start], "little")
-        texts.append(data[start:at].decode())
-    if len(texts) != int(np.prod(spec.chunks)):
-        raise CorruptChunkError(f"{spec.path}, chunk {list(position)}: holds {len(texts)} texts. {REMEDY}")
+        texts.append(data[start:at].decode(errors="replace"))
     return np.array(texts, dtype=object).reshape(spec.chunks)[tuple(slice(size) for size in shape)]
 
 

@@ -22,8 +22,13 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def parse(cls, data: bytes, where: str) -> Self:
+    def parse(cls, data: bytes, where: str, advice: str = "") -> Self:
         """Read a document.
+
+        Args:
+            data: The document.
+            where: Its name in errors.
+            advice: What to do if it cannot be read; a sentence.
 
         Raises:
             StorageError: It is damaged, or of an unknown version.
@@ -33,11 +38,12 @@ class Record(BaseModel):
         except ValidationError as error:
             finding = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in finding["loc"])
+            text = f"{place}: {finding['msg']}" if place else finding["msg"]
             raise StorageError(
-                f"{where} cannot be read ({place}: {finding['msg']}). It is damaged, or was written by another version."
+                f"{where} cannot be read ({text}). It is damaged, or was written by another version. {advice}".rstrip()
             ) from None
         if SEAL in cls.model_fields:
-            _check_seal(json.loads(data), where)
+            _check_seal(json.loads(data), where, advice)
         return found
 
     def encode(self) -> bytes:
@@ -54,11 +60,11 @@ def seal_of(document: dict[str, Any]) -> str:
     return f"{google_crc32c.value(text.encode()):08x}"
 
 
-def _check_seal(document: dict[str, Any], where: str) -> None:
+def _check_seal(document: dict[str, Any], where: str, advice: str) -> None:
     if document["schema_version"] < SEALED_SINCE:
         return
     stored, found = document.get(SEAL, ""), seal_of(document)
     if stored != found:
         raise StorageError(
-            f"{where} cannot be read: it is damaged (its seal is {stored!r}, its content gives {found!r})."
+            f"{where} cannot be read: it is damaged (its seal is {stored!r}, its content gives {found!r}). {advice}".rstrip()
         )

@@ -34,6 +34,9 @@ SEGMENT_RECEIPTS = 10_000
 MANY_RECEIPTS = 1_000
 """Committed at once, so many are written as a segment."""
 
+DELETED_AT_ONCE = 1_000
+"""Receipts that are in a segment by now, between two looks at the lock: a successor may have committed them again."""
+
 STALE_HITS = 16
 """Finished tasks that the last listing did not know, found one by one, before there is another listing."""
 
@@ -98,11 +101,12 @@ class Ledger:
     def commit(self, receipt: Receipt) -> bool:
         """Finish a task; False when another attempt has finished it before.
 
-        What is at the receipt's place and cannot be read is replaced: it would never commit the task.
+        Replaced is what cannot be read, as it would never commit the task, and the receipt of an earlier driver that
+        came late and tells other checksums: its worker's chunks were written over.
         """
         key, data = layout.receipt(receipt.stage, receipt.task), receipt.encode()
         won = self._store.put_new(key, data)
-        if not won and not self._is_whole(receipt.stage, receipt.task):
+        if not won and self._is_outdated(receipt):
             self._store.put(key, data)
             won = True
         self._own.setdefault(receipt.stage, set()).add(receipt.task)
@@ -129,7 +133,7 @@ class Ledger:
         """
         if self._knows(stage, task):
             return True
-        if self._store.exists(layout.receipt(stage, task)):
+        if self._store.get(layout.receipt(stage, task)):  # not an empty one
             self._own.setdefault(stage, set()).add(task)
             self._stale_hits += 1
             # Each listing has to find enough to be worth its price, whatever the number of receipts.
@@ -180,7 +184,7 @@ class Ledger:
         """
         for entry in self._held(stage):
             if entry.receipt is None:
-                raise StorageError(entry.problem or "")
+                raise StorageError(f"{entry.problem} `ntkpipe verify --repair` computes its task again.")
             yield entry.receipt
         self._segments.require_whole()
 
@@ -211,12 +215,8 @@ class Ledger:
         whole, _ = salvage(self._store.get(key) or b"")
         self._segments.replace(key, whole)
 
-    def revoke(self, stage: str, task: str) -> None:
-        """Take a receipt back, so that the task counts as not done. The caller holds the run's lock."""
-        self.revoke_many([(stage, task)])
-
-    def revoke_many(self, names: Iterable[Name]) -> None:
-        """Take the receipts of stages' tasks back, with one pass over the segments that hold them."""
+    def revoke(self, names: Iterable[Name]) -> None:
+        """Take receipts back, so that their tasks count as not done. The caller holds the run's lock."""
         revoked = frozenset(names)
         self._store.delete_many(layout.receipt(*name) for name in sorted(revoked))
         for stage, task in revoked:
@@ -256,10 +256,12 @@ class Ledger:
             }
             check()
             self._segments.write(lines, epoch)
-            check()
-            self._store.delete_many(layout.receipt(*name) for name in lines)
-            for stage, task in lines:
-                self._own[stage].discard(task)
+            replaced = iter(lines)
+            while part := list(islice(replaced, DELETED_AT_ONCE)):
+                check()
+                self._store.delete_many(layout.receipt(*name) for name in part)
+                for stage, task in part:
+                    self._own[stage].discard(task)
             moved += len(lines)
         return moved
 
@@ -289,9 +291,11 @@ class Ledger:
                 seen.add(task)
                 yield self._entry(stage, task, segment.line(stage, task), segment.key)
 
-    def _is_whole(self, stage: str, task: str) -> bool:
-        data = self._store.get(layout.receipt(stage, task))
-        return data is None or self._entry(stage, task, data, layout.receipt(stage, task)).problem is None
+    def _is_outdated(self, receipt: Receipt) -> bool:
+        """Return whether what lies at the place of a receipt does not tell of the chunks that are there."""
+        key = layout.receipt(receipt.stage, receipt.task)
+        found = self._entry(receipt.stage, receipt.task, self._store.get(key) or b"", key).receipt
+        return found is None or (found.epoch < receipt.epoch and found.written != receipt.written)
 
     def _entry(self, stage: str, task: str, data: bytes, key: str) -> Entry:
         try:

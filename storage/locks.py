@@ -7,6 +7,7 @@ of the store, which dates the heartbeats and the moment of looking alike: clocks
 """
 
 import os
+import re
 import socket
 import threading
 import time
@@ -23,6 +24,8 @@ from ntkpipe.storage.fencing import check_epoch
 from ntkpipe.storage.stores.base import AbstractStore
 
 HEARTBEATS_PER_LEASE = 6
+
+EPOCH = re.compile(rf"{layout.LOCK}/epoch-(?P<number>\d{{6,}})\.json")
 
 CLOCK_SECONDS = 1.0
 """Object stores date their objects in whole seconds."""
@@ -152,9 +155,8 @@ class EpochLock:
 
 def current_epoch(store: AbstractStore) -> int:
     """Return the number of the latest epoch, 0 if the run was never claimed."""
-    prefix = f"{layout.LOCK}/epoch-"
-    numbers = [int(name.removeprefix(prefix)[:6]) for name in store.names(layout.LOCK) if name.startswith(prefix)]
-    return max(numbers, default=0)
+    found = (EPOCH.fullmatch(name) for name in store.names(layout.LOCK))
+    return max((int(match["number"]) for match in found if match), default=0)
 
 
 def read_claim(store: AbstractStore, epoch: int) -> Claim:

@@ -291,7 +291,8 @@ class Manifest(Record):
         data = store.get(layout.MANIFEST)
         if data is None:
             raise NotFoundError(f"{store.url} is not a run: it has no {layout.MANIFEST}. `ntkpipe list` shows runs.")
-        return cls.parse(data, f"{store.url}/{layout.MANIFEST}")
+        advice = "If it is damaged, put a copy of it back: nothing else tells what the run is."
+        return cls.parse(data, f"{store.url}/{layout.MANIFEST}", advice)
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a run to be continued."""

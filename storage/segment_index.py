@@ -81,8 +81,14 @@ class SegmentIndex:
                 yield key
 
     def lines(self, key: str, *, without: frozenset[Name]) -> dict[Name, bytes]:
-        """Return the encoded receipts of a segment, some left out; none if it is gone or damaged."""
+        """Return the encoded receipts of a segment, some left out; none if it is gone.
+
+        Raises:
+            StorageError: It is damaged.
+        """
         segment = self._load(key)
+        if segment is None and key in self._damaged:
+            raise self._damaged[key]
         return {} if segment is None else segment.without(without)
 
     def write(self, lines: Mapping[Name, bytes], epoch: int) -> None:

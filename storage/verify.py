@@ -116,12 +116,25 @@ def _checked(entry: Entry, results: list["Future[str | None]"]) -> Checked:
 
 
 def _problem(chunks: ChunkStore, record: ChunkRecord | ObjectRecord) -> str | None:
-    if isinstance(record, ChunkRecord):
-        return chunks.matches(record)
+    """Compare what was written with its record; return what is wrong, None when nothing is.
+
+    Raises:
+        StorageError: The store does not answer, which says nothing about what it holds.
+    """
     try:
-        data = chunks.store.get(record.key)
+        return _difference(chunks, record)
+    except StorageError:
+        chunks.store.read(layout.MANIFEST)  # which is not damaged: a store that gives this one gives the others
+    try:
+        return _difference(chunks, record)
     except StorageError as error:
         return error.message
+
+
+def _difference(chunks: ChunkStore, record: ChunkRecord | ObjectRecord) -> str | None:
+    if isinstance(record, ChunkRecord):
+        return chunks.matches(record)
+    data = chunks.store.get(record.key)
     if data is None:
         return f"{record.key} is missing"
     found = object_checksum(data)

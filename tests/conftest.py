@@ -12,6 +12,8 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
+# Ray's monitor counts the memory of all processes of the machine, and would end workers for what others take.
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 - Ray writes it like this
 
 
 @pytest.fixture(scope="session")

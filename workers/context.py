@@ -24,6 +24,9 @@ from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES, load_model, usable_device, weights_digest
 from ntkpipe.workers.tasks import WorkerSpec
 
+TRUST_SECONDS = 1.0
+"""For how long a worker that has not been replaced writes chunks without looking again."""
+
 BaseFactors = dict[Hashable, Factors]
 """Factors of a group of samples by what they are of, see :attr:`View.base_key`."""
 
@@ -49,7 +52,7 @@ class WorkerContext:
         self.spec = spec
         self.passes = spec.passes
         store = open_store(spec.url, fsync=spec.config.store.fsync)
-        self.store: AbstractStore = FencedStore(store, spec.epoch) if spec.epoch else store
+        self.store: AbstractStore = FencedStore(store, spec.epoch, trust_seconds=TRUST_SECONDS) if spec.epoch else store
         self.chunks = ChunkStore(self.store, specs=array_specs(spec.geometry))
         self.ledger = Ledger(self.store)
         self.samples = SampleReader(self.chunks, self.ledger, spec.geometry)
@@ -114,9 +117,19 @@ class WorkerContext:
         return RunOperators(self.spec.geometry, self.samples, self.matrices, self.kernels, inputs)
 
     def split(self, name: str) -> SplitSource:
-        """Return the samples of a split."""
+        """Return the samples of a split, whose ids and labels are those that the run was planned for.
+
+        Raises:
+            RunMismatchError: They are not: the source gives others every time it is asked, or has changed.
+        """
         if name not in self._splits:
-            self._splits[name] = SplitSource(name, self.spec.config.data.splits[name])
+            found = SplitSource(name, self.spec.config.data.splits[name])
+            if found.fingerprint(self.spec.input_digests[name]) != self.spec.fingerprints[f"data.{name}"]:
+                raise RunMismatchError(
+                    f"split {name!r}: ids or labels differ from those the run was planned for. The source must give the "
+                    "same ones in every process: fix its seed, and do not change its files while a run is under way."
+                )
+            self._splits[name] = found
         return self._splits[name]
 
     def inputs(self, name: str, start: int, stop: int) -> torch.Tensor:

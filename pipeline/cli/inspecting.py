@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ntkpipe.configs.errors import ConfigError, NtkPipeError
 from ntkpipe.pipeline.cli.output import write_answer
 from ntkpipe.pipeline.cli.questions import QUESTIONS, ask
 from ntkpipe.pipeline.cli.running import Url
-from ntkpipe.pipeline.cli.terminal import cell, say
+from ntkpipe.pipeline.cli.terminal import cell, command, say
 from ntkpipe.pipeline.query import open_run
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.registry import open_store
@@ -50,9 +51,9 @@ def status(url: Url, as_json: Annotated[bool, typer.Option("--json", help="Print
     for failure in found.failures:
         say(console, f"failed: {failure}")
     if found.state == "interrupted":
-        say(console, f"Go on with: ntkpipe resume {found.url}")
+        say(console, f"Go on with: {command('resume', found.url)}")
     if found.state == "incomplete":
-        say(console, f"Try again what was set aside, and what needs it: ntkpipe resume {found.url}")
+        say(console, f"Try again what was set aside, and what needs it: {command('resume', found.url)}")
 
 
 def list_runs(root: Annotated[str, typer.Argument(help="Folder or URL that holds runs.")] = "runs") -> None:
@@ -80,7 +81,7 @@ def query(
         str,
         typer.Argument(
             metavar="WHAT",
-            help=f"One of {', '.join(QUESTIONS)}.",
+            help=escape(f"One of {', '.join(QUESTIONS)}."),
         ),
     ],
     rows: Annotated[str, typer.Option(help="0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER; all by default.")] = ":",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
@@ -24,7 +25,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. resources.workers=4.")
 ]
 Url = Annotated[str, typer.Argument(metavar="RUN", help="Path or URL of the run.")]
-Out = Annotated[str | None, typer.Option(help="Path or URL of the new run [runs/NAME-TIME].")]
+Out = Annotated[str | None, typer.Option(help=escape("Path or URL of the new run [runs/NAME-TIME]."))]
 SingleWriter = Annotated[
     bool,
     typer.Option(

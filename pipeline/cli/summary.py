@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ntkpipe.configs.analyses import FidelityAnalysis
 from ntkpipe.configs.errors import ChunkNotReadyError
-from ntkpipe.pipeline.cli.terminal import cell, say
+from ntkpipe.pipeline.cli.terminal import cell, command, say
 from ntkpipe.pipeline.query import Run
 from ntkpipe.storage.solutions import SolutionRecord
 
@@ -43,12 +43,13 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
             say(console, f"  {run.url}/{file}")
     kernel = run.manifest.geometry.references[0]
     say(console, "Try next:")
-    say(console, f"  ntkpipe status {run.url}")
+    say(console, f"  {command('status', run.url)}")
     for rows, columns in run.manifest.geometry.pairs[-1:]:
-        say(console, f"  ntkpipe query {run.url} kernel/{kernel}/{rows}-{columns} --rows 0:3 --cols 0:5")
+        matrix, neighbors = f"kernel/{kernel}/{rows}-{columns}", f"neighbors/{kernel}/{rows}"
+        say(console, f"  {command('query', run.url, matrix, '--rows', '0:3', '--cols', '0:5')}")
         if columns == run.train_split:
-            say(console, f"  ntkpipe query {run.url} neighbors/{kernel}/{rows} --rows id:{run.ids(rows)[0]}")
-    say(console, f"  ntkpipe verify {run.url}")
+            say(console, f"  {command('query', run.url, neighbors, '--rows', f'id:{run.ids(rows)[0]}')}")
+    say(console, f"  {command('verify', run.url)}")
 
 
 def _print_solutions(console: Console, run: Run, records: list[SolutionRecord]) -> None:

@@ -1,6 +1,7 @@
 """What other people have written, on a terminal: sample ids, names and messages cannot move its cursor or colour it."""
 
 import re
+import shlex
 import traceback
 
 import typer
@@ -25,6 +26,11 @@ def say(console: Console, text: str) -> None:
 def cell(text: str) -> Text:
     """Return a text as a cell of a table: nothing in it is markup."""
     return Text(printable(text))
+
+
+def command(*words: str) -> str:
+    """Return a command line of ntkpipe as it can be given to a shell."""
+    return shlex.join(("ntkpipe", *words))
 
 
 def warn(text: str) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from ntkpipe.pipeline.cli.running import Url, resume
-from ntkpipe.pipeline.cli.terminal import say
+from ntkpipe.pipeline.cli.terminal import command, say
 from ntkpipe.storage import layout
 from ntkpipe.storage.verify import Finding
 
@@ -17,8 +17,8 @@ SHOWN = 20
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (verify, gc):
-        app.command()(command)
+    for verb in (verify, gc):
+        app.command()(verb)
 
 
 def verify(
@@ -46,7 +46,8 @@ def verify(
     elif repair:
         resume(url)
     else:
-        say(console, f"{len(findings)} problems found. `ntkpipe verify {url} --repair` computes them again.")
+        found = "1 problem" if len(findings) == 1 else f"{len(findings):,} problems"
+        say(console, f"{found} found. `{command('verify', url, '--repair')}` computes again what is affected.")
         raise typer.Exit(1)
 
 

@@ -22,6 +22,9 @@ ADVICE: dict[int | None, str] = {
     errno.ENAMETOOLONG: "a name is longer than the file system allows. Choose a shorter place with --out, or shorter names.",
 }
 
+METADATA_SERVICES = ("169.254.169.254", "metadata.google.internal")
+"""Where clients ask for credentials when nobody has given them any."""
+
 LATER = "What was committed is safe: when the store works again, go on with `ntkpipe resume`."
 
 
@@ -46,15 +49,29 @@ def _advice(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"access denied ({_text(error)}). Check the credentials in the environment, and what they may do here."
     if isinstance(error, FileNotFoundError):
-        return f"there is no such bucket or folder ({_text(error)}). Create the bucket first, or check the URL."
+        return _no_bucket(_text(error))
+    if isinstance(error, IsADirectoryError):
+        place = error.filename2 or error.filename
+        return f"{place} is a folder, where an object of the run belongs. Remove it, then go on with `ntkpipe resume`."
     return f"the store failed ({_text(error)}). {LATER}"
 
 
 def _client_advice(error: Exception) -> str:
     name = type(error).__name__
+    if "404 Not Found" in str(error):
+        return _no_bucket(f"{name}: {_text(error)}")
+    if any(service in str(error) for service in METADATA_SERVICES):
+        return (
+            f"there are no credentials in the environment, and the machine gives none ({name}: {_text(error)}). Set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS."
+        )
     if "Credential" in name or "Unauthenticated" in name or "PermissionDenied" in name:
         return f"access denied ({name}: {_text(error)}). Check the credentials in the environment, and what they may do here."
     return f"the store failed or does not answer ({name}: {_text(error)}). {LATER}"
+
+
+def _no_bucket(text: str) -> str:
+    return f"there is no such bucket or folder ({text}). Create the bucket first, or check the URL."
 
 
 def _text(error: Exception) -> str:

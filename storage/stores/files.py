@@ -48,6 +48,8 @@ def link_file(source: Path, path: Path, *, fsync: bool) -> bool:
     make_folder(path.parent, fsync=fsync)
     with _removed_at_the_end(path) as temporary, suppress(OSError):
         os.link(source, temporary)
+        if fsync:
+            _sync(temporary, os.O_RDONLY)  # whoever has written it may not have asked for that
         # Renaming one name of a file to another of the same file does nothing, which is right too.
         os.replace(temporary, path)
         if fsync:
@@ -75,7 +77,11 @@ def make_folder(folder: Path, *, fsync: bool) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the disk keep the names in a folder."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

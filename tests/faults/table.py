@@ -8,7 +8,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import pytest
 
@@ -55,15 +55,24 @@ class FaultTable:
             compared_bytes: Of the results, with those of an undisturbed run; 0 where there is nothing to compare.
             differing_bytes: How many of them were not equal.
         """
-        row = self._rows.setdefault(fault, FaultRow(fault))
-        row.tries += tries
-        row.survived += survived
-        row.compared_bytes += compared_bytes
-        row.differing_bytes += differing_bytes
+        self.merge([asdict(FaultRow(fault, tries, survived, compared_bytes, differing_bytes))])
         if tries < 1 or survived != tries:
             pytest.fail(f"{fault}: {survived} of {tries} tries were survived")
         if differing_bytes:
             pytest.fail(f"{fault}: {differing_bytes:,} of {compared_bytes:,} bytes differ from an undisturbed run's")
+
+    def merge(self, rows: list[dict[str, Any]]) -> None:
+        """Add what another process has found."""
+        for found in rows:
+            row = self._rows.setdefault(found["fault"], FaultRow(found["fault"]))
+            row.tries += found["tries"]
+            row.survived += found["survived"]
+            row.compared_bytes += found["compared_bytes"]
+            row.differing_bytes += found["differing_bytes"]
+
+    def plain(self) -> list[dict[str, Any]]:
+        """Return the rows without totals, fit to cross a process boundary."""
+        return [asdict(row) for row in self._rows.values()]
 
     @property
     def rows(self) -> list[FaultRow]:
@@ -129,6 +138,8 @@ def differing_bytes(one: bytes, other: bytes) -> int:
 
 
 TABLE = pytest.StashKey[FaultTable]()
+ROWS = "fault_rows"
+"""Under which the processes of a distributed session hand in their tables."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -139,6 +150,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Start with an empty table."""
     config.stash[TABLE] = FaultTable()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the table in, in a process of a distributed session."""
+    handed_in = getattr(session.config, "workeroutput", None)
+    if handed_in is not None:
+        handed_in[ROWS] = session.config.stash[TABLE].plain()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take the table of a process of a distributed session; one that has crashed has none."""
+    node.config.stash[TABLE].merge(getattr(node, "workeroutput", {}).get(ROWS, []))
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,13 @@ from runs import chunk_hashes
 import ntkpipe
 from ntkpipe.configs.errors import NtkPipeError, RunLockedError, StorageError
 from ntkpipe.pipeline.query import open_run
+from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.metadata import ArraySpec
-from ntkpipe.storage.records import ChunkRecord, Receipt
+from ntkpipe.storage.records import ChunkRecord, Failure, Receipt
+from ntkpipe.storage.stores.local import LocalRunStore
 from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.storage.verify import verify_tasks
 
@@ -184,7 +186,7 @@ def test_a_whole_run_is_found_to_be_whole(whole):
 def test_a_damaged_manifest_is_an_error(copied):
     path = copied / "run.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(StorageError, match=r"run\.json cannot be read: it is damaged"):
+    with pytest.raises(StorageError, match=r"run\.json cannot be read: it is damaged .* put a copy of it back"):
         next(ntkpipe.verify(copied))
 
 
@@ -275,6 +277,27 @@ def test_verifying_holds_a_chunk_for_each_thread_and_no_more(tmp_path):
     assert peak < 5 * chunk_bytes
 
 
+def test_a_stray_receipt_does_not_make_up_for_one_that_is_gone(copied):
+    path = copied / "receipts/features/train/00000001.json"
+    path.rename(path.with_name("00000001 copy.json"))
+    status = open_run(copied).status()
+    assert (status.state, status.stages[0].done, status.stages[0].total) == ("interrupted", 3, 4)
+
+
+def test_a_task_that_had_failed_before_it_was_finished_has_not_failed_when_it_is_to_be_repaired(copied):
+    store = open_store(copied)
+    for task in ("train/00000000", "train/00000001"):
+        failure = Failure(
+            stage="features", task=task, epoch=1, attempt=1, kind="exception", message="", verdict="aside"
+        )
+        Ledger(store).record_failure(failure)
+    flip(copied / PLACES["features"][0], None)
+    assert findings(copied, repair=True)
+    status = open_run(copied).status()
+    assert (status.state, status.failures) == ("interrupted", ())
+    assert store.names(layout.FAILED) == ["failed/features/train/00000001-000001-1.json"]
+
+
 def test_a_repair_needs_the_run_for_itself(copied):
     with EpochLock(open_store(copied), 60), pytest.raises(RunLockedError, match="being worked on by process"):
         next(ntkpipe.verify(copied, repair=True))
@@ -286,12 +309,51 @@ def test_a_repair_that_is_broken_off_has_taken_back_what_it_found(copied):
     assert not Ledger(open_store(copied)).is_committed("features", "train/00000000")
 
 
+@pytest.mark.parametrize("num_chunks", [0, 3, 20])
+def test_a_store_that_ceases_to_answer_is_no_damage(num_chunks, copied, monkeypatch):
+    flip(copied / PLACES["ids"][0], None)
+    read, get, calls = LocalRunStore.get_writable, LocalRunStore.get, []
+
+    def failing_read(self, key):
+        calls.append(key)
+        return failing_get(self, key, read)
+
+    def failing_get(self, key, method=get):
+        if len(calls) > num_chunks:
+            raise StorageError("the store does not answer")
+        return method(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRunStore, "get_writable", failing_read)
+        patch.setattr(LocalRunStore, "get", failing_get)
+        with pytest.raises(StorageError, match="does not answer"):
+            findings(copied, repair=True)
+    assert all(stage.done == stage.total for stage in open_run(copied).status().stages)
+    found = findings(copied, repair=True)
+    assert {(finding.stage, finding.task) for finding in found} <= {("prepare", "arrays")}
+
+
+def test_a_chunk_that_alone_cannot_be_read_is_damaged(copied, monkeypatch):
+    """A disk that reports an error in the middle of a file."""
+    path, read = PLACES["kernel"][0], LocalRunStore.get_writable
+
+    def failing(self, key):
+        if key == path:
+            raise StorageError("the store failed (Input/output error)")
+        return read(self, key)
+
+    monkeypatch.setattr(LocalRunStore, "get_writable", failing)
+    assert [(finding.stage, finding.problem) for finding in findings(copied)] == [
+        ("kernel", "the store failed (Input/output error)")
+    ]
+
+
 def test_the_command_line_tells_and_repairs(whole, copied):
     flip(copied / PLACES["kernel"][0], None)
     found = ntkpipe_command("verify", copied)
     assert found.returncode == 1
     assert "kernel task train-train/000001-000000: " in found.stdout
-    assert "1 problems found" in found.stdout
+    assert "1 problem found. `ntkpipe verify" in found.stdout
     found = ntkpipe_command("verify", copied, "--repair")
     assert found.returncode == 0, found.stderr
     assert findings(copied) == []

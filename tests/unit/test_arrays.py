@@ -3,6 +3,7 @@
 import json
 import re
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -86,6 +87,18 @@ def test_a_valid_chunk_in_the_wrong_place_is_noticed(chunks, tmp_path):
     folder = tmp_path / "run/data.zarr/kernel/a/c/0"
     (folder / "0").write_bytes((folder / "1").read_bytes())
     assert "crc32c is" in chunks.matches(record) or "missing or incomplete" in chunks.matches(record)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\xff"])
+def test_texts_that_were_written_by_somebody_else_are_damage(content, chunks, tmp_path):
+    record = chunks.write("sample_id/train", (0,), np.array(["a", "b", "c"], object))
+    path = tmp_path / "run/data.zarr/sample_id/train/c/0"
+    whole = path.read_bytes()[:-4]
+    changed = whole[:8] + content + whole[9:] if len(content) == 1 else content + whole[4:]
+    path.write_bytes(changed + google_crc32c.value(changed).to_bytes(4, "little"))
+    assert chunks.matches(record) is not None
+    with pytest.raises(CorruptChunkError):
+        chunks.read("sample_id/train", (0,), committed=record.crc32c)
 
 
 def test_creating_again_keeps_what_is_stored(chunks):

@@ -250,6 +250,13 @@ def test_a_run_that_may_have_holes_goes_on_and_says_what_is_missing(rig):
     assert '"event": "finish", "set_aside": 1, "left_out": 5' in events
 
 
+def test_a_damaged_record_of_a_failure_does_not_keep_a_run_from_telling_how_far_it_is(rig):
+    one = rig({BAD: [boom()]}, max_bad_share=0.1, max_attempts=1)
+    one.run()
+    one.store.put(layout.failure("features", BAD, 1, 1), b"")
+    assert (one.status().state, one.status().failures) == ("interrupted", ())
+
+
 def test_resuming_tries_again_what_was_set_aside_and_what_needed_it(rig):
     first = rig({BAD: [boom()], "krr": [boom("chunk-not-ready")]}, max_bad_share=0.1, max_attempts=1)
     first.run()

@@ -114,3 +114,10 @@ def test_flipped_lost_and_added_bytes_are_counted(whole, tmp_path):
 def test_nothing_to_compare_is_a_failure(tmp_path):
     with pytest.raises(pytest.fail.Exception, match="nothing to compare"):
         compare_runs(tmp_path / "one", tmp_path / "other")
+
+
+def test_processes_of_a_distributed_session_hand_their_tables_in(tmp_path):
+    text = "import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_x(n, fault_table): fault_table.add('bit flip', 1, 1, 10)\n"
+    session = pytest_session(tmp_path, text, "-p", "xdist", "-n", "2")
+    assert session.returncode == 0, session.stdout
+    assert "| bit flip   |     4 |        4 |             40 |         0 |" in session.stdout

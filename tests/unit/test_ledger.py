@@ -91,7 +91,7 @@ def test_commits_of_others_are_seen(store):
 def test_a_revoked_task_counts_as_not_done(store):
     ledger = Ledger(store)
     ledger.commit(receipt())
-    ledger.revoke("features", NAMES[0])
+    ledger.revoke([("features", NAMES[0])])
     assert not ledger.is_committed("features", NAMES[0])
     assert ledger.commit(receipt())
 
@@ -125,7 +125,7 @@ def test_all_stages_are_listed_at_once(store, calls):
 def test_asking_for_missing_tasks_lists_no_receipts(store, calls):
     ledger = Ledger(store)
     assert not any(ledger.is_committed("features", f"{index}") for index in range(50))
-    assert calls["exists", ""] == 50
+    assert calls["get", ""] == 50
     assert calls["sizes", layout.RECEIPTS] == 0
 
 
@@ -173,6 +173,7 @@ def test_an_empty_receipt_does_not_count_and_is_replaced(store):
     """A power failure leaves one where the store was not asked for more."""
     store.put(layout.receipt("features", NAMES[0]), b"")
     ledger = Ledger(store)
+    assert not ledger.is_committed("features", NAMES[0])
     assert ledger.committed("features") == set()
     assert [entry.problem is None for entry in ledger.entries("features")] == [False]
     assert ledger.commit(receipt())
@@ -261,7 +262,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(work, tmp_path, 
                 if work == "compact":
                     ledger.compact(1, accept, beyond=2, per_segment=3)
                 elif work == "revoke":
-                    ledger.revoke_many([("features", NAMES[1]), ("features", NAMES[4]), ("features", NAMES[6])])
+                    ledger.revoke([("features", NAMES[1]), ("features", NAMES[4]), ("features", NAMES[6])])
                 else:
                     ledger.commit_many(receipt(f"{index}", epoch=3) for index in range(MANY_RECEIPTS))
                 finished = True
@@ -274,7 +275,7 @@ def test_a_kill_at_any_moment_loses_nothing_and_doubles_nothing(work, tmp_path, 
             Ledger(store).compact(2, accept, beyond=2, per_segment=3)
             assert tasks(store) == set(NAMES)
         elif work == "revoke":
-            Ledger(store).revoke_many([("features", NAMES[1]), ("features", NAMES[4]), ("features", NAMES[6])])
+            Ledger(store).revoke([("features", NAMES[1]), ("features", NAMES[4]), ("features", NAMES[6])])
             assert tasks(store) == Ledger(store).committed("features") == kept
         cut_at += 1
     assert cut_at > {"compact": 8, "revoke": 6, "commit_many": 1}[work]
@@ -330,7 +331,7 @@ def test_a_reader_follows_a_segment_that_is_replaced_while_it_reads(store):
     reader = Ledger(store)
     stream = reader.receipts("features")
     first = next(stream).task
-    Ledger(store).revoke_many([("features", NAMES[1]), ("features", NAMES[4])])
+    Ledger(store).revoke([("features", NAMES[1]), ("features", NAMES[4])])
     assert {first, *(found.task for found in stream)} == set(NAMES) - {NAMES[1], NAMES[4]}
 
 
@@ -358,7 +359,7 @@ def test_a_receipt_of_its_own_wins_over_that_of_a_segment(store):
 
 def test_revoking_takes_a_task_out_of_its_segment_and_keeps_the_others(store):
     ledger = compacted(store)
-    ledger.revoke("features", NAMES[1])
+    ledger.revoke([("features", NAMES[1])])
     for one in (ledger, Ledger(store)):
         assert not one.is_committed("features", NAMES[1])
         assert one.committed("features") == set(NAMES) - {NAMES[1]}
@@ -373,7 +374,7 @@ def test_a_name_that_is_used_for_a_second_segment_is_read_again(store):
     writer.compact(1, accept, beyond=0, per_segment=3)
     reader = Ledger(store)
     assert reader.committed("features") == set(NAMES[:3])
-    writer.revoke_many(("features", name) for name in NAMES[:3])
+    writer.revoke(("features", name) for name in NAMES[:3])
     assert not segments(store)
     writer = Ledger(store)
     for name in ("other", "tasks"):
@@ -417,6 +418,19 @@ def test_a_damaged_segment_is_an_error_that_names_it(store, where):
         ledger.receipt("features", NAMES[0])
 
 
+def test_a_segment_that_turns_out_to_be_damaged_when_a_receipt_is_taken_out_is_kept(store):
+    ledger = compacted(store)
+    other, key = segments(store)
+    whole = store.read(key)
+    damaged = bytes([*whole[:-9], whole[-9] ^ 4, *whole[-8:]])
+    ledger.receipt("features", NAMES[0])  # another one is open now
+    store.put(key, damaged)
+    with pytest.raises(StorageError, match=f"{key}, which says which tasks are finished, is damaged"):
+        ledger.revoke([("features", NAMES[3])])
+    assert store.read(key) == damaged
+    assert store.names(layout.SEGMENTS) == [other, key]
+
+
 def test_what_is_whole_of_a_damaged_segment_is_kept(store):
     compacted(store)
     key = segments(store)[0]
@@ -446,7 +460,7 @@ def test_a_segment_of_which_nothing_is_left_is_taken_away(store):
 def test_everything_holds_in_an_object_store_too():
     store = open_store("memory://ledger/run")
     ledger = compacted(store)
-    ledger.revoke("features", NAMES[1])
+    ledger.revoke([("features", NAMES[1])])
     assert tasks(store) == set(NAMES) - {NAMES[1]}
     assert Ledger(store).committed("features") == set(NAMES) - {NAMES[1]}
 
@@ -499,6 +513,20 @@ def test_a_reader_follows_a_task_that_was_committed_again(store):
     ledger = Ledger(store)
     read(written(store), ledger)
     assert read(written(store, 2.0), ledger)[0, 0] == 2.0
+
+
+def test_a_late_receipt_gives_way_to_that_of_the_driver_whose_chunks_are_there(store):
+    """A driver was stopped between its look for a successor and the receipt; another machine rounds differently."""
+    chunks = written(store, 1.0)
+    late = Ledger(store).receipt("features", NAMES[0]).model_copy(update={"epoch": 1})
+    written(store, 1.5)
+    new = Ledger(store).receipt("features", NAMES[0]).model_copy(update={"epoch": 2})
+    store.put(layout.receipt("features", NAMES[0]), late.encode())
+    assert Ledger(store).commit(new)
+    assert read(chunks, Ledger(store))[0, 0] == 1.5
+    assert not Ledger(store).commit(late), "it comes even later"
+    assert not Ledger(store).commit(new.model_copy(update={"epoch": 3})), "equal bytes need no other receipt"
+    assert Ledger(store).receipt("features", NAMES[0]).epoch == 2
 
 
 def test_each_receipt_is_read_once(store, calls):

@@ -30,6 +30,14 @@ def test_epochs_count_up_and_a_released_run_is_free(store):
     assert liveness(read_claim(store, 3)) == "released"
 
 
+def test_what_others_leave_beside_epochs_is_none(store):
+    for name in ("epoch-old.json", "epoch-000009.json~", "epoch-.json"):
+        store.put(f"{layout.LOCK}/{name}", b"")
+    assert current_epoch(store) == 0
+    with EpochLock(store, 60) as lock:
+        assert lock.epoch == current_epoch(store) == 1
+
+
 def test_a_living_owner_keeps_the_run(store):
     with EpochLock(store, 60), pytest.raises(RunLockedError, match="being worked on by process"), EpochLock(store, 60):
         pass
@@ -158,6 +166,21 @@ def test_a_fenced_store_is_read_freely_and_written_to_only_without_a_successor(s
         assert fenced.sizes("") == store.sizes("")
         assert dict(fenced.get_many(["a"])) == {"a": b"1"}
         assert fenced.modified("a") == store.modified("a")
+
+
+def test_a_look_counts_for_a_moment_where_only_ones_own_objects_are_replaced(store):
+    with EpochLock(store, 60) as lock:
+        fenced = FencedStore(store, lock.epoch, trust_seconds=0.3)
+        fenced.put("a", b"1")
+        store.put_new(layout.epoch(2), b"{}")
+        fenced.put("a", b"2")
+        for write in (lambda: fenced.put_new("b", b""), lambda: fenced.delete("a")):
+            with pytest.raises(RunLockedError):
+                write()
+        time.sleep(0.4)
+        with pytest.raises(RunLockedError):
+            fenced.put("a", b"3")
+        assert store.get("a") == b"2"
 
 
 def test_a_heartbeat_is_renewed(store):

@@ -130,12 +130,13 @@ def test_with_fsync_content_is_kept_before_its_name(method, synced, tmp_path):
     assert [name.partition(".")[0] for name, _ in synced] == ["c", "a"]
 
 
-def test_with_fsync_copies_keep_their_names(synced, tmp_path):
-    store = open_store(tmp_path / "run", fsync=True)
+def test_with_fsync_copies_keep_their_names_and_what_others_have_not_kept(synced, tmp_path):
+    store, other = open_store(tmp_path / "run", fsync=True), open_store(tmp_path / "other")
     store.put("a", b"1")
+    other.put("a", b"123")
     synced.clear()
-    store.copy(store, "a", "b/c")
-    assert [name for name, _ in synced] == ["run", "b"]
+    store.copy(other, "a", "b/c")
+    assert [(name.partition(".")[0], size) for name, size in synced] == [("run", None), ("c", 3), ("b", None)]
 
 
 def test_without_fsync_nothing_waits_for_the_disk(synced, tmp_path):
@@ -324,6 +325,12 @@ def test_a_file_in_the_way_is_named(tmp_path):
         open_store(tmp_path / "run").put("a/b", b"")
 
 
+def test_a_folder_in_the_way_is_named(tmp_path):
+    (tmp_path / "run/a/b").mkdir(parents=True)
+    with pytest.raises(StorageError, match=f"{tmp_path}/run/a/b is a folder, .* Remove it"):
+        open_store(tmp_path / "run").put("a/b", b"")
+
+
 # Conditions, and trying again.
 
 
@@ -378,3 +385,20 @@ def test_messages_of_clients_are_cut_to_their_first_line(tmp_path):
     assert "RuntimeError: the first line)" in caught.value.message
     assert "Debug" not in caught.value.message
     assert "ntkpipe resume" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("Error performing PUT http://169.254.169.254/latest/api/token: error", "no credentials in the environment"),
+        (
+            "Error performing GET http://127.0.0.1:1/b?list-type=2 - code: 404 Not Found: <?xml",
+            "Create the bucket first",
+        ),
+    ],
+)
+def test_errors_that_clients_do_not_tell_apart_are_told_apart(text, advice):
+    from ntkpipe.storage.stores.errors import storage_errors
+
+    with pytest.raises(StorageError, match=advice), storage_errors("s3+obstore://b/r"):
+        raise RuntimeError(text)
