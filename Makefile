@@ -7,6 +7,7 @@ EDITABLE ?= --editable
 BENCH_OPTIONS ?= --peers
 # Tests use one thread each, and many wait; a file stays in one process, for the sake of what its tests share.
 TEST_OPTIONS ?= -n 2 --dist loadfile
+FAULT_TESTS := tests/faults tests/integration/test_verify.py tests/integration/test_object_stores.py tests/unit/test_locks.py
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
@@ -41,7 +42,7 @@ test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every c
 	$(BIN)/pytest -m slow $(TEST_OPTIONS)
 
 faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.
-	$(BIN)/pytest -m slow $(TEST_OPTIONS) tests/faults $(FAULT_OPTIONS)
+	$(BIN)/pytest -m 'slow or not slow' $(TEST_OPTIONS) $(FAULT_TESTS) $(FAULT_OPTIONS)
 
 bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's floor and other packages.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'

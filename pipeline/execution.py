@@ -26,10 +26,11 @@ from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.records import SCHEMA_VERSION, Receipt
 from ntkpipe.storage.schema import array_specs
+from ntkpipe.storage.solutions import SOLVE_STAGE
 from ntkpipe.storage.solver_state import clear_solver, last_state
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.workers.probing.probe import Probe
-from ntkpipe.workers.tasks import SOLVE_STAGE, WorkerSpec
+from ntkpipe.workers.tasks import WorkerSpec
 
 
 def make_plan(probe: Probe) -> Plan:

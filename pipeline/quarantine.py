@@ -16,7 +16,8 @@ from ntkpipe.configs.resources import ResourcesConfig
 from ntkpipe.pipeline.executors.base import TaskError
 from ntkpipe.storage.grid import Shard
 from ntkpipe.storage.records import Verdict
-from ntkpipe.workers.tasks import SOLVE_STAGE, FeaturesTask, KernelTask, Task, covered
+from ntkpipe.storage.solutions import committed_as
+from ntkpipe.workers.tasks import FeaturesTask, KernelTask, Task, covered
 
 RETRIED_KINDS = frozenset({"exception", "worker-lost", "deadline", "memory", StorageError.kind, CorruptChunkError.kind})
 """Trying again may help. Errors of storage end the run when it does not: they do not concern one task only."""
@@ -34,7 +35,7 @@ SAFE = "Everything that was committed is safe; `ntkpipe resume` goes on from the
 
 def name_of(task: Task) -> tuple[str, str]:
     """Return stage and id of what a task belongs to: the parts and steps of a shared solve belong to the solution."""
-    return task.stage, task.id.partition("/")[0] if task.stage == SOLVE_STAGE else task.id
+    return committed_as(task.stage, task.id)
 
 
 def describe(task: Task) -> str:

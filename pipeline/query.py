@@ -25,10 +25,10 @@ from ntkpipe.storage.matrices import MatrixReader
 from ntkpipe.storage.objects import read_npy, read_object
 from ntkpipe.storage.records import KernelGeometry, Manifest
 from ntkpipe.storage.schema import array_specs
-from ntkpipe.storage.solutions import SolutionRecord
+from ntkpipe.storage.solutions import SOLVE_STAGE, SolutionRecord
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.registry import open_store
-from ntkpipe.workers.tasks import ANALYZE_STAGE, SOLVE_STAGE
+from ntkpipe.workers.tasks import ANALYZE_STAGE
 
 Positions = npt.NDArray[np.int64]
 Index = int | str | slice | Sequence[int] | Sequence[str] | npt.NDArray[Any]

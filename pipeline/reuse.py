@@ -118,6 +118,11 @@ class _Source:
         if old is None:
             self.problem = entry.problem or ""
             return None
+        if not old.made_from:
+            self.problem = (
+                f"receipts of {self._other.url} do not tell what tasks were made from: it is of an earlier version."
+            )
+            return None
         wanted = self._identities.of(task)
         if any(old.made_from.get(kernel) != text for kernel, text in wanted.items()):
             return None

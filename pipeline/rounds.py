@@ -6,9 +6,10 @@ from ntkpipe.configs.errors import TaskFailedError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.solutions import SOLVE_STAGE
 from ntkpipe.storage.solver_state import SolveProgress
 from ntkpipe.storage.stores.base import AbstractStore
-from ntkpipe.workers.tasks import SOLVE_STAGE, SolvePartTask, SolveStepTask
+from ntkpipe.workers.tasks import SolvePartTask, SolveStepTask
 
 NOTE_SECONDS = 10.0
 """Between two words on how far a shared solve is."""

@@ -12,9 +12,9 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import Claim, current_epoch, liveness, read_claim, silent_seconds
 from ntkpipe.storage.records import Failure, Manifest, Verdict
+from ntkpipe.storage.solutions import SOLVE_STAGE, committed_as
 from ntkpipe.storage.solver_state import SolveProgress
 from ntkpipe.storage.stores.base import AbstractStore
-from ntkpipe.workers.tasks import SOLVE_STAGE
 
 State = Literal["finished", "running", "interrupted", "incomplete"]
 """``incomplete``: all that is missing was set aside because it failed for good, or left out because it needs such a task."""
@@ -137,8 +137,7 @@ def _open_failures(store: AbstractStore, committed: dict[str, frozenset[str]]) -
             failure = None if data is None else Failure.parse(data, f"{store.url}/{key}")
         if failure is None:
             continue
-        # A step of a shared solve, or a part of one, has no receipt of its own.
-        task = failure.task.partition("/")[0] if failure.stage == SOLVE_STAGE else failure.task
+        _, task = committed_as(failure.stage, failure.task)
         if task in committed.get(failure.stage, ()):
             continue
         known = found.get((failure.stage, task))

@@ -1,7 +1,6 @@
 """The verbs that look after what a run has stored: verify it, remove what it can do without."""
 
 import os
-import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
 
@@ -17,12 +16,13 @@ from ntkpipe.storage.locks import EpochLock, current_epoch
 from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.schema import array_specs
 from ntkpipe.storage.segments import Name
+from ntkpipe.storage.solutions import SOLVE_STAGE, committed_as
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.local import LocalRunStore
 from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.storage.stores.writable import open_for_writing
 from ntkpipe.storage.verify import Checked, verify_metadata, verify_segments, verify_tasks
-from ntkpipe.workers.tasks import ANALYZE_STAGE, SOLVE_STAGE
+from ntkpipe.workers.tasks import ANALYZE_STAGE
 
 OWNERS = {
     layout.ANALYSES: ANALYZE_STAGE,
@@ -115,13 +115,9 @@ def _forget_failures(store: AbstractStore, names: set[Name]) -> None:
     """Remove what went wrong with tasks before they were finished: now they are to be done, and have not failed."""
     if names:
         found = (FAILURE.fullmatch(key) for key in store.names(layout.FAILED))
-        store.delete_many(match.group() for match in found if match and _failed(match) in names)
-
-
-def _failed(match: re.Match[str]) -> Name:
-    """Return what failed: steps of a shared solve, and parts of them, belong to the solution."""
-    stage, task = match["stage"], match["task"]
-    return stage, task.partition("/")[0] if stage == SOLVE_STAGE else task
+        store.delete_many(
+            match.group() for match in found if match and committed_as(match["stage"], match["task"]) in names
+        )
 
 
 def _garbage(store: AbstractStore, manifest: Manifest, epoch: int) -> Garbage:

@@ -8,6 +8,7 @@ from typing import final
 from ntkpipe.configs.errors import RunLockedError
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.wrapper import AbstractWrapper
 
 
 def check_epoch(store: AbstractStore, epoch: int) -> None:
@@ -24,7 +25,7 @@ def check_epoch(store: AbstractStore, epoch: int) -> None:
 
 
 @final
-class FencedStore(AbstractStore):
+class FencedStore(AbstractWrapper):
     """A run's place as one tenure may use it: reading is free, every write looks for a successor first.
 
     Between the look and the write there is always a moment in which a process can be stopped for as long as a lease;
@@ -38,12 +39,10 @@ class FencedStore(AbstractStore):
     """
 
     def __init__(self, store: AbstractStore, epoch: int, *, trust_seconds: float = 0.0) -> None:
-        self._store = store
+        super().__init__(store)
         self._epoch = epoch
         self._trust_seconds = trust_seconds
         self._looked_at = -math.inf
-        self.url = store.url
-        self.shared = store.shared
 
     def check(self) -> None:
         """Refuse to write when there is a successor.
@@ -69,30 +68,6 @@ class FencedStore(AbstractStore):
         self._check_now_and_then()
         self._store.put(key, data)
 
-    def get(self, key: str) -> bytes | None:
-        """Read."""
-        return self._store.get(key)
-
-    def get_writable(self, key: str) -> bytearray | None:
-        """Read."""
-        return self._store.get_writable(key)
-
-    def exists(self, key: str) -> bool:
-        """Ask."""
-        return self._store.exists(key)
-
-    def modified(self, key: str) -> float | None:
-        """Ask."""
-        return self._store.modified(key)
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """List."""
-        return self._store.sizes(prefix)
-
-    def folders(self) -> list[str]:
-        """List."""
-        return self._store.folders()
-
     def delete(self, key: str) -> None:
         """Look, then remove."""
         self.check()
@@ -107,14 +82,6 @@ class FencedStore(AbstractStore):
         """Look, unless that was a moment ago, then copy."""
         self._check_now_and_then()
         self._store.copy(source, source_key, key)
-
-    def free_bytes(self) -> int | None:
-        """Ask."""
-        return self._store.free_bytes()
-
-    def debris(self) -> dict[str, int]:
-        """List."""
-        return self._store.debris()
 
 
 def _now() -> float:

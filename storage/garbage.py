@@ -18,6 +18,7 @@ from ntkpipe.configs.errors import StorageError
 from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.metadata import METADATA, ArraySpec
+from ntkpipe.storage.solutions import committed_as
 from ntkpipe.storage.stores.base import AbstractStore
 
 FAILURE = re.compile(rf"{layout.FAILED}/(?P<stage>[^/]+)/(?P<task>.+)-\d{{6,}}-\d+\.json")
@@ -197,8 +198,7 @@ class _Judge:
         return task in self._planned.get(stage, ()) and task not in self._committed.get(stage, ())
 
     def _is_committed(self, stage: str, task: str) -> bool:
-        # Steps of a shared solve, and parts of them, have no receipts of their own.
-        name = task.partition("/")[0] if stage == self._owners[layout.SOLVER] else task
+        _, name = committed_as(stage, task)
         return name in self._committed.get(stage, ())
 
     def _is_chunk(self, path: str) -> bool:

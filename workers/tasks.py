@@ -9,10 +9,10 @@ from ntkpipe.storage.features import FEATURES_STAGE, MOMENTS_STAGE, derive_stage
 from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import ChunkRecord, Geometry, ObjectRecord
+from ntkpipe.storage.solutions import SOLVE_STAGE
 from ntkpipe.workers.jacobians.routes import ParameterRoute
 from ntkpipe.workers.passes import PassPlan
 
-SOLVE_STAGE: Final = "solve"
 ANALYZE_STAGE: Final = "analyze"
 
 MEMORY_KIND: Final = "memory"

@@ -279,8 +279,10 @@ def test_a_run_that_tells_no_digests_is_forked_by_computing(copied, tmp_path):
         for receipt in list(ledger.receipts(stage)):
             older = receipt.model_copy(update={"made_from": {}})
             (copied / "receipts" / stage / f"{receipt.task}.json").write_bytes(older.encode())
-    run = ntkpipe.fork(copied, tmp_path / "fork")
+    notes = Notes()
+    run = ntkpipe.fork(copied, tmp_path / "fork", progress=notes)
     assert computed(run.url) == ({"features": 5, "kernel": 12, "solve": 2, "analyze": 1}, {})
+    assert any("do not tell what tasks were made from" in text for text in notes.texts)
 
 
 def test_a_fork_may_live_in_another_kind_of_store(original, tmp_path):

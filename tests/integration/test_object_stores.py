@@ -10,6 +10,7 @@ import pytest
 import zarr
 from commands import ntkpipe_command
 from contracts.stores import *
+from faults.table import compare_runs
 from interruptions import Killed, interrupt_after
 from racing import race_of_processes
 from runs import chunk_hashes, stored_hashes
@@ -184,7 +185,7 @@ def test_workers_of_ray_write_the_same_bytes_to_an_object_store(service, local, 
 
 
 @pytest.mark.parametrize("client", ["s3", "s3+obstore"])
-def test_a_store_that_ignores_conditions_is_refused_unless_there_is_one_writer(client, careless_s3, local):
+def test_a_store_that_ignores_conditions_is_refused_unless_there_is_one_writer(client, careless_s3, local, fault_table):
     service, _ = careless_s3
     url = service.new_url(client)
     with pytest.raises(StorageError, match=r"ignores the condition.*--single-writer \(store\.single_writer=true\)"):
@@ -195,3 +196,4 @@ def test_a_store_that_ignores_conditions_is_refused_unless_there_is_one_writer(c
     with pytest.raises(StorageError, match="ignores the condition"):
         ntkpipe.resume(url, overrides=["store.single_writer=false"])
     assert ntkpipe.resume(url).status().state == "finished"
+    fault_table.add("store that ignores conditions", 1, 1, *compare_runs(url, local))

@@ -13,6 +13,7 @@ import google_crc32c
 import numpy as np
 import pytest
 from commands import ntkpipe_command
+from faults.table import compare_runs
 from interruptions import Killed, interrupt_after
 from runs import chunk_hashes
 
@@ -123,7 +124,14 @@ def blank(path, other):
     path.write_bytes(content + google_crc32c.value(content).to_bytes(4, "little"))
 
 
-DAMAGES = [flip, truncate, empty, delete, swap, blank]
+DAMAGES = {
+    flip: "a flipped bit",
+    truncate: "a truncated file",
+    empty: "an emptied file",
+    delete: "a deleted file",
+    swap: "a neighbour's content",
+    blank: "fill values",
+}
 CASES = [
     pytest.param(place, damage, marks=[] if (index + 2 * row) % len(DAMAGES) == 0 else [pytest.mark.slow])
     for row, place in enumerate(PLACES)
@@ -133,7 +141,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("place", "damage"), CASES)
-def test_any_damage_is_found_not_read_and_repaired(place, damage, whole, copied):
+def test_any_damage_is_found_not_read_and_repaired(place, damage, whole, copied, fault_table):
     if place == "segment":
         Ledger(open_store(copied)).compact(1, accept, beyond=0, per_segment=6)
     path, other = (copied / name for name in PLACES[place])
@@ -152,6 +160,7 @@ def test_any_damage_is_found_not_read_and_repaired(place, damage, whole, copied)
     assert chunk_hashes(copied) == chunk_hashes(Path(whole[0].url))
     for name, ask in answers.questions(open_run(copied)).items():
         assert np.array_equal(ask(), whole[1][name]), name
+    fault_table.add(DAMAGES[damage], 1, 1, *compare_runs(copied, whole[0].url))
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, empty, delete])

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from ntkpipe.storage import layout
 from ntkpipe.storage.committed import read_committed
 from ntkpipe.storage.objects import put_object
+from ntkpipe.storage.solutions import SOLVE_STAGE
 from ntkpipe.workers.analyses.base import Scalar
 from ntkpipe.workers.analyses.registry import make_analysis
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.tasks import SOLVE_STAGE, AnalysisTask, Written
+from ntkpipe.workers.tasks import AnalysisTask, Written
 
 CACHE_BYTES = 256 * 2**20
 
