@@ -32,6 +32,8 @@ class StopRequest:
         # A plain value: a handler that interrupts its own thread must not wait for a lock that the thread holds.
         self._requested_at: float | None = None
         self._timer: threading.Timer | None = None
+        # Held by the timer's thread as it sends its signal, and by whoever ends the timer; no handler takes it.
+        self._sending = threading.Lock()
         self._leaving = False
 
     def request(self) -> None:
@@ -78,8 +80,11 @@ class StopRequest:
         except Leave:
             raise RunStoppedError(STOPPED) from None
         finally:
+            # Whatever has been sent by now has nobody to tell any more, and must not meet the handler that was there before.
+            self._leaving = True
             self._end_timer()
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+            self._leaving = False
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         """Handle a SIGTERM, in the main thread."""
@@ -97,10 +102,13 @@ class StopRequest:
     def _hurry(self) -> None:
         """Send the second signal to whatever the main thread is in the middle of."""
         main = threading.main_thread().ident
-        if main is not None:
-            signal.pthread_kill(main, signal.SIGTERM)
+        with self._sending:
+            if self._timer is not None and main is not None:
+                signal.pthread_kill(main, signal.SIGTERM)
 
     def _end_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """See to it that no signal is sent from now on."""
+        with self._sending:
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()

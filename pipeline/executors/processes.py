@@ -75,3 +75,17 @@ def keeping_handler() -> Iterator[None]:
     finally:
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def deferring_signals() -> Iterator[None]:
+    """Let a SIGTERM to the main thread wait while a library that uninstalls its handler ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with keeping_handler():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,7 +22,13 @@ import ray.exceptions
 
 from ntkpipe.configs.errors import PlanError, error_of_kind
 from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError, attempt_error
-from ntkpipe.pipeline.executors.processes import Place, keeping_handler, oom_kills, remove_stale_folders
+from ntkpipe.pipeline.executors.processes import (
+    Place,
+    deferring_signals,
+    keeping_handler,
+    oom_kills,
+    remove_stale_folders,
+)
 from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
 from ntkpipe.workers.worker import Worker, describe_failure
 
@@ -134,7 +140,9 @@ class RayExecutor(AbstractExecutor):
             _end_worker(slot)
         self._slots = []
         if self._owns_ray:
-            ray.shutdown()
+            # Ray takes every handler of SIGTERM away as it ends, below what Python knows of.
+            with deferring_signals():
+                ray.shutdown()
             self._owns_ray = False
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)

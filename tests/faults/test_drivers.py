@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import troubles
+from commands import TESTS
 from contending import contests
 from faults.table import compare_runs
 from processes import start, wait_for, workers_of
@@ -230,3 +233,22 @@ def test_a_driver_that_is_told_to_stop_before_it_has_begun_leaves_at_once(tmp_pa
     assert process.returncode == 143, errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
+
+
+OUTLIVING = """
+import signal, sys
+import golden
+import ntkpipe
+
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+ntkpipe.run(golden.config(resources={"executor": "ray", "workers": 1}), sys.argv[1])
+signal.raise_signal(signal.SIGTERM)
+print(*heard)
+"""
+
+
+def test_a_handler_of_sigterm_outlives_the_ray_of_a_run(tmp_path):
+    command = [sys.executable, "-c", OUTLIVING, str(tmp_path / "run")]
+    found = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False, timeout=120)
+    assert (found.returncode, found.stdout.strip()) == (0, "SIGTERM"), found.stderr
