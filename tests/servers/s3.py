@@ -87,7 +87,7 @@ def weed_server(folder: Path) -> Iterator[S3Service]:
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=64",
-        "-volume.max=100",
+        "-volume.max=0",
         "-filer",
         f"-filer.localSocket={folder}/filer.sock",
         "-s3",
