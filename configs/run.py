@@ -53,6 +53,8 @@ class RunConfig(Section):
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"{what}: the name {name!r} is used more than once; give each a `name`")
+                if name.lower().endswith(".json"):
+                    raise ValueError(f"{what}: the name {name!r} ends like a file of the run; leave .json out")
         if self.model is None and self.model_kernels:
             raise ValueError(f"model is missing: kernel {self.model_kernels[0].label!r} is one of a model")
         matrices = self.matrices

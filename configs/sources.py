@@ -1,7 +1,7 @@
 """Where the model and the samples come from.
 
-Code a configuration names is code the user trusts. Weights and data are not trusted: weights are read as safetensors
-or with ``weights_only``, arrays without pickle.
+Code a configuration names is code the user trusts; only what computes imports it, looking at a run does not. Weights and
+data are not trusted: weights are read as safetensors or with ``weights_only``, arrays without pickle.
 """
 
 import re

@@ -1,22 +1,27 @@
 """The driver's loop: hands out what is not committed, commits what comes back, tries again what failed."""
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import final
 
-from ntkpipe.configs.errors import NtkPipeError, StorageError, TaskFailedError, error_of_kind
+from ntkpipe.configs.errors import RunStoppedError, StorageError, error_of_kind
 from ntkpipe.pipeline.events import EventLog, Progress
 from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
 from ntkpipe.pipeline.plan import Plan
+from ntkpipe.pipeline.quarantine import Quarantine, describe
+from ntkpipe.pipeline.queue import TaskQueue
+from ntkpipe.pipeline.stopping import STOPPED, StopRequest
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
-from ntkpipe.storage.records import Failure, Receipt
-from ntkpipe.workers.tasks import SharedSolveTask, SolveTask, Task
+from ntkpipe.storage.records import Failure, Receipt, Verdict
+from ntkpipe.workers.tasks import MEMORY_KIND, SharedSolveTask, SolveTask, Task
 
 POLL_SECONDS = 1.0
 LOCK_CHECK_SECONDS = 5.0
+
+IDLE_SECONDS = 30.0
+"""Without a single worker, before it is said."""
 
 
 @final
@@ -24,7 +29,8 @@ class Driver:
     """Takes a run from what is committed to everything committed, stage by stage.
 
     At-least-once execution with create-only receipts gives each task exactly one effect: a task that was computed but
-    not committed when the driver died is computed again and writes the same bytes to the same chunks.
+    not committed when the driver died is computed again and writes the same bytes to the same chunks. Before anything is
+    written the driver looks for a successor, and ends without writing if there is one.
     """
 
     def __init__(
@@ -35,31 +41,48 @@ class Driver:
         lock: EpochLock,
         log: EventLog,
         progress: Progress,
+        stop: StopRequest,
         *,
         last_state: Callable[[str], str],
+        made_from: Callable[[Task], dict[str, str]] | None = None,
     ) -> None:
-        """Take what a run consists of; ``last_state`` names the last state that the solver of a solution has stored."""
+        """Take what a run consists of.
+
+        Args:
+            plan: Its stages and tasks.
+            executor: Entered.
+            ledger: Its receipts.
+            lock: Held.
+            log: Of this tenure.
+            progress: Is told what happens.
+            stop: Asks the driver to stop.
+            last_state: Names the last state that the solver of a solution has stored.
+            made_from: Gives the digests of all that determines what a task writes, for its receipt.
+        """
         self._plan = plan
         self._executor = executor
         self._ledger = ledger
         self._lock = lock
         self._log = log
         self._progress = progress
+        self._stop = stop
         self._last_state = last_state
+        self._made_from = made_from
         self._states: dict[str, str] = {}
-        self._attempts: Counter[tuple[str, str]] = Counter()
-        self._lock_checked_at = time.monotonic()
+        self._quarantine = Quarantine(plan.config.resources)
+        self._lock_checked_at = self._ready_at = time.monotonic()
 
     def run_stage(self, stage: str, *, committed: Callable[[str], None] | None = None) -> None:
-        """Finish a stage.
+        """Finish a stage, except for tasks that fail for good: they are set aside, and what needs them is left out.
 
         Args:
             stage: Of the plan.
             committed: Is told every task that has been committed by now, those of earlier drivers included.
 
         Raises:
-            TaskFailedError: A task failed on every attempt it was allowed.
-            NtkPipeError: A task failed in a way that no further attempt can change; what was committed stays.
+            TaskFailedError: More tasks failed on every attempt they were allowed than may be set aside.
+            NtkPipeError: Something failed that does not concern one task only; what was committed stays.
+            RunStoppedError: The driver was asked to stop.
             RunLockedError: Another driver has taken over.
         """
         done = self._ledger.committed(stage)
@@ -74,13 +97,28 @@ class Driver:
             if committed is not None:
                 committed(outcome.task.id)
 
+        def give_up(_: TaskQueue) -> None:
+            self._quarantine.check_early(stage, total)
+
         if committed is not None:
             for name in sorted(done):
                 committed(name)
-        self._carry_out((task for task in self._plan.tasks(stage) if task.id not in done), finish)
+        todo = (task for task in self._plan.tasks(stage) if task.id not in done)
+        self._carry_out(TaskQueue(filter(self._is_in, todo)), finish, give_up)
+        self._ledger.compact(self._lock.epoch, self._lock.check)
+        self._quarantine.check_end(stage, total)
+        aside, left_out = self._quarantine.missing(stage)
+        if aside or left_out:
+            self._log.add("holes", stage=stage, set_aside=aside, left_out=left_out)
+            self.note(
+                f"the run goes on without {aside + left_out} of {total} {stage} tasks: {aside} set aside, {left_out} left out."
+            )
 
-    def run_shared(self, tasks: Iterable[SharedSolveTask]) -> None:
-        """Carry out tasks that leave no receipt.
+    def run_shared(self, name: str, tasks: Iterable[SharedSolveTask]) -> bool:
+        """Carry out tasks of one solution that leave no receipt.
+
+        Returns:
+            Whether the solution can still be found: False once it was set aside or left out.
 
         Raises:
             NtkPipeError: As for a stage.
@@ -88,31 +126,71 @@ class Driver:
 
         def finish(outcome: Outcome) -> None:
             # All steps of a solve have one name, and a failure of one is not held against another.
-            self._attempts.pop((outcome.task.stage, outcome.task.id), None)
+            self._quarantine.forgive(outcome.task)
 
-        self._carry_out(iter(tasks), finish)
+        self._carry_out(TaskQueue(iter(tasks)), finish, TaskQueue.clear)
+        return not self._quarantine.is_out(SolveTask(name))
 
-    def _carry_out(self, todo: Iterator[Task], finish: Callable[[Outcome], None]) -> None:
-        """Keep the workers busy until all tasks are finished."""
-        again: deque[Task] = deque()
+    def conclude(self) -> None:
+        """Say what the run has ended without, if anything."""
+        missing = {stage: self._quarantine.missing(stage) for stage in self._plan.stages}
+        self._log.add(
+            "finish", set_aside=sum(a for a, _ in missing.values()), left_out=sum(b for _, b in missing.values())
+        )
+        parts = [f"{stage} {aside + left_out}" for stage, (aside, left_out) in missing.items() if aside + left_out]
+        if parts:
+            self.note(
+                f"The run has ended with holes; missing tasks: {', '.join(parts)}. `ntkpipe status` names them, "
+                "`ntkpipe resume` tries them again."
+            )
+
+    def note(self, text: str) -> None:
+        """Tell whoever watches."""
+        self._progress.note(text)
+
+    def _is_in(self, task: Task) -> bool:
+        """Return whether a task is worth a try; one that needs something that is missing is left out right away."""
+        if not self._quarantine.is_out(task):
+            return True
+        if not self._quarantine.is_named(task):
+            self._quarantine.leave_out(task)
+            self._lock.check()
+            self._record(task, TaskError("left-out", "a task was set aside that it needs."), "left-out")
+        return False
+
+    def _carry_out(
+        self, queue: TaskQueue, finish: Callable[[Outcome], None], gone: Callable[[TaskQueue], None]
+    ) -> None:
+        """Keep the workers busy until all tasks are finished, set aside or left out.
+
+        Args:
+            queue: The tasks.
+            finish: Is given what has succeeded.
+            gone: Is called when a task was set aside or left out.
+        """
         in_flight = 0
         while True:
-            while in_flight < self._executor.capacity:
-                task = again.popleft() if again else next(todo, None)
-                if task is None:
-                    break
-                self._executor.submit(task)
+            while in_flight < self._executor.capacity and not self._stop.requested and queue:
+                task = queue.pop()
+                self._executor.submit(task, self._quarantine.halvings(task))
                 in_flight += 1
-            if not in_flight:
+            if not in_flight and not queue:
                 return
-            for outcome in self._executor.wait(POLL_SECONDS):
+            if self._stop.is_over or (self._stop.requested and not in_flight):
+                raise RunStoppedError(STOPPED)
+            outcomes = self._executor.wait(POLL_SECONDS)
+            self._look(fresh=bool(outcomes))
+            # What has succeeded is committed before a failure may end the run.
+            for outcome in sorted(outcomes, key=lambda outcome: outcome.error is not None):
                 in_flight -= 1
                 if outcome.error is None:
                     finish(outcome)
+                    continue
+                verdict = self._judge(outcome.task, outcome.error)
+                if verdict == "again":
+                    queue.push(outcome.task)
                 else:
-                    self._retry_or_raise(outcome.task, outcome.error)
-                    again.append(outcome.task)
-            self._check_lock()
+                    gone(queue)
 
     def _commit(self, outcome: Outcome) -> None:
         task, result = outcome.task, outcome.result
@@ -125,41 +203,52 @@ class Driver:
             seconds=result.seconds,
             worker=result.worker,
             epoch=self._lock.epoch,
-            attempt=self._attempts[task.stage, task.id] + 1,
+            attempt=self._quarantine.attempt(task),
             versions=result.versions,
+            made_from=self._made_from(task) if self._made_from is not None else {},
         )
         self._ledger.commit(receipt)
-        num_bytes = sum(written.nbytes for written in (*result.chunks, *result.objects))
-        self._progress.task(task.stage, num_bytes)
+        self._progress.task(task.stage, receipt.num_bytes)
         self._log.add(
             "commit",
             stage=task.stage,
             task=task.id,
             seconds=round(result.seconds, 4),
-            bytes=num_bytes,
+            bytes=receipt.num_bytes,
             worker=result.worker,
         )
 
-    def _retry_or_raise(self, task: Task, error: TaskError) -> None:
-        """Decide on a failed attempt; returns if the task is to be tried again."""
-        if not error.counts or self._got_on(task, error):
-            return
-        self._attempts[task.stage, task.id] += 1
-        attempt, allowed = self._attempts[task.stage, task.id], self._plan.config.resources.max_attempts
-        self._log.add("failure", stage=task.stage, task=task.id, kind=error.kind, message=error.message)
-        self._progress.note(f"{task.stage} task {task.id}, attempt {attempt} of {allowed}: {error.message}")
-        final_error = _final_error(error)
-        if final_error is not None:
-            self._record(task, error, attempt)
-            raise final_error
-        if attempt >= allowed:
-            self._record(task, error, attempt)
-            if error.kind == StorageError.kind:
-                raise StorageError(error.message)
-            raise TaskFailedError(
-                f"{task.stage} task {task.id} failed {attempt} times, last with: {error.message} Everything that was "
-                "committed is safe; `ntkpipe resume` goes on from there."
-            )
+    def _judge(self, task: Task, error: TaskError) -> Verdict:
+        """Decide on a failed attempt, and say so.
+
+        Raises:
+            NtkPipeError: It ends the run.
+        """
+        if error.kind == "not-started" or self._got_on(task, error):
+            return "again"
+        if self._stop.requested:
+            self._log.add("failure", stage=task.stage, task=task.id, kind=error.kind, message=error.message)
+            return "again"  # which nobody is going to hand out any more
+        attempt, verdict = self._quarantine.attempt(task), self._quarantine.judge(task, error)
+        self._log.add(
+            "failure", stage=task.stage, task=task.id, kind=error.kind, message=error.message, verdict=verdict
+        )
+        self._tell(task, error, verdict, attempt)
+        self._record(task, error, verdict, attempt)
+        if verdict != "end":
+            return verdict
+        raise error_of_kind(error.kind, error.message)
+
+    def _tell(self, task: Task, error: TaskError, verdict: Verdict, attempt: int) -> None:
+        allowed = self._plan.config.resources.max_attempts
+        text = f"{task.stage} task {task.id}, attempt {attempt} of {allowed}: {error.message}"
+        if verdict == "again" and error.kind == MEMORY_KIND and not error.counts:
+            text = f"{task.stage} task {task.id} is tried again with half the batch: {error.message}"
+        elif verdict == "aside":
+            text = f"{describe(task)} is set aside: {error.message}"
+        elif verdict == "left-out":
+            text = f"{describe(task)} is left out: {error.message}"
+        self.note(text)
 
     def _got_on(self, task: Task, error: TaskError) -> bool:
         """Return whether a solve that was cut short has stored a later state than at its last end: it needs more time."""
@@ -171,11 +260,7 @@ class Driver:
         self.note(f"{task.stage} task {task.id} goes on from the state that it has stored: {error.message}")
         return True
 
-    def note(self, text: str) -> None:
-        """Tell whoever watches."""
-        self._progress.note(text)
-
-    def _record(self, task: Task, error: TaskError, attempt: int) -> None:
+    def _record(self, task: Task, error: TaskError, verdict: Verdict, attempt: int = 1) -> None:
         failure = Failure(
             stage=task.stage,
             task=task.id,
@@ -183,19 +268,24 @@ class Driver:
             attempt=attempt,
             kind=error.kind,
             message=error.message,
+            verdict=verdict,
         )
         # A store that is full or gone must not hide the error that is about to be raised.
         with suppress(StorageError):
             self._ledger.record_failure(failure)
 
-    def _check_lock(self) -> None:
-        if time.monotonic() - self._lock_checked_at > LOCK_CHECK_SECONDS:
+    def _look(self, *, fresh: bool) -> None:
+        """Look for a successor: always before something is written, now and then otherwise. Say that nobody works."""
+        now = time.monotonic()
+        if fresh:
             self._lock.check()
-            self._lock_checked_at = time.monotonic()
-
-
-def _final_error(error: TaskError) -> NtkPipeError | None:
-    """Return the error of an attempt that no further attempt can change, None if trying again may help."""
-    if error.kind in ("exception", "worker-lost", "deadline", StorageError.kind):
-        return None
-    return error_of_kind(error.kind, error.message)
+        elif now - self._lock_checked_at > LOCK_CHECK_SECONDS:
+            self._lock.look()
+        else:
+            return
+        self._lock_checked_at = now
+        if self._executor.capacity:
+            self._ready_at = now
+        elif now - self._ready_at > IDLE_SECONDS:
+            self._ready_at = now
+            self.note(f"no worker has been ready for {IDLE_SECONDS:g} s; waiting for one.")

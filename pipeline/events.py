@@ -2,10 +2,13 @@
 
 import json
 import time
+from contextlib import suppress
 from typing import Any, Protocol, final
 
+from ntkpipe.configs.errors import StorageError
+from ntkpipe.configs.secrets import redacted_values
 from ntkpipe.storage import layout
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.stores.base import AbstractStore
 
 FLUSH_SECONDS = 5.0
 
@@ -49,16 +52,28 @@ class EventLog:
         self._flushed_at = time.monotonic()
 
     def add(self, event: str, **fields: Any) -> None:
-        """Record an event; it reaches storage within seconds."""
-        self._lines.append(json.dumps({"time": round(time.time(), 3), "epoch": self._epoch, "event": event} | fields))
+        """Record an event; it reaches storage within seconds, or when the store works again.
+
+        Raises:
+            RunLockedError: The log's driver has been replaced.
+        """
+        head = {"time": round(time.time(), 3), "epoch": self._epoch, "event": event}
+        self._lines.append(json.dumps(head | redacted_values(fields)))
         if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-            self.flush()
+            # What a store that is full or gone does not take goes into the next segment.
+            with suppress(StorageError):
+                self.flush()
 
     def flush(self) -> None:
-        """Write what has not been written yet."""
-        if self._lines:
-            self._segment += 1
-            data = "".join(f"{line}\n" for line in self._lines).encode()
-            self._store.put(layout.events(self._epoch, self._segment), data)
-            self._lines = []
+        """Write what has not been written yet.
+
+        Raises:
+            StorageError: The store does not take it; it is kept for the next time.
+            RunLockedError: The log's driver has been replaced.
+        """
         self._flushed_at = time.monotonic()
+        if self._lines:
+            data = "".join(f"{line}\n" for line in self._lines).encode()
+            self._store.put(layout.events(self._epoch, self._segment + 1), data)
+            self._segment += 1
+            self._lines = []

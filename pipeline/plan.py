@@ -13,10 +13,10 @@ from ntkpipe.storage.grid import blocks, num_blocks, num_chunks, shards
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import Geometry
 from ntkpipe.storage.schema import stored_bytes
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.solutions import SOLVE_STAGE
+from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.workers.tasks import (
     ANALYZE_STAGE,
-    SOLVE_STAGE,
     AnalysisTask,
     DeriveTask,
     FactorTask,
@@ -131,11 +131,12 @@ class Plan:
         if free is not None and needed > free:
             sizes = ", ".join(f"{name}: {split.num_samples:,}" for name, split in self.geometry.splits.items())
             raise PlanError(
-                f"{store.url}: the run needs {_gib(needed)} of storage and {_gib(free)} are free. It stores "
+                f"{store.url}: the run needs {_binary(needed)} of storage and {_binary(free)} are free. It stores "
                 f"{len(self.geometry.kernels)} kernels over samples ({sizes}). Free some space, choose another place "
                 "with --out, use fewer samples or kernels, or store.dtype=float32."
             )
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def _binary(num_bytes: int) -> str:
+    unit, scale = ("GiB", 2**30) if num_bytes >= 2**30 else ("MiB", 2**20)
+    return f"{num_bytes / scale:.2f} {unit}"

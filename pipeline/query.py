@@ -12,18 +12,23 @@ import numpy.typing as npt
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.configs.kernels.names import RANDOM_FEATURES
+from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.queries import ErrorQuery, FeatureQuery, KernelQuery
 from ntkpipe.pipeline.status import RunStatus, read_status
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array, ChunkStore
+from ntkpipe.storage.committed import read_committed
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.ledger import Ledger, read_npy
+from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
+from ntkpipe.storage.objects import read_npy, read_object
 from ntkpipe.storage.records import KernelGeometry, Manifest
-from ntkpipe.storage.solutions import SolutionRecord
-from ntkpipe.storage.stores import AbstractStore, open_store
-from ntkpipe.workers.tasks import ANALYZE_STAGE, SOLVE_STAGE
+from ntkpipe.storage.schema import array_specs
+from ntkpipe.storage.solutions import SOLVE_STAGE, SolutionRecord
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.registry import open_store
+from ntkpipe.workers.tasks import ANALYZE_STAGE
 
 Positions = npt.NDArray[np.int64]
 Index = int | str | slice | Sequence[int] | Sequence[str] | npt.NDArray[Any]
@@ -63,7 +68,7 @@ class Run:
         self.url = store.url
         self.manifest = Manifest.read(store)
         self._store = store
-        self._chunks = ChunkStore(store, read_only=True)
+        self._chunks = ChunkStore(store, read_only=True, specs=array_specs(self.manifest.geometry))
         self._ledger = Ledger(store)
         self.samples = SampleReader(self._chunks, self._ledger, self.manifest.geometry)
         self._matrices = MatrixReader(self._chunks, self._ledger, self.manifest.geometry)
@@ -76,7 +81,7 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The configuration with which the run was started."""
-        return RunConfig.model_validate(self.manifest.config)
+        return load_config(self.manifest.config, stored=True)
 
     @property
     def sample_ids(self) -> list[str]:
@@ -211,13 +216,13 @@ class Run:
     def solution(self, name: str) -> Array:
         """Return the (N, T) coefficients of a solution."""
         self._require_solution(name)
-        return self._chunks.read(layout.solution(name), (0, 0))
+        return read_committed(self._chunks, self._ledger, SOLVE_STAGE, name, layout.solution(name), (0, 0))
 
     def solution_record(self, name: str) -> SolutionRecord:
         """Return how a solution was found and how well it solves its system."""
         self._require_solution(name)
         key = layout.solution_record(name)
-        return SolutionRecord.parse(self._store.read(key), f"{self.url}/{key}")
+        return SolutionRecord.parse(self._object(SOLVE_STAGE, name, key), f"{self.url}/{key}")
 
     def solution_extra(self, name: str, what: str) -> Array:
         """Return something else that a solution's solver found, such as ``path_ridges``; its record lists what there is.
@@ -228,19 +233,19 @@ class Run:
         record = self.solution_record(name)
         if what not in record.extras:
             raise NotFoundError(f"{self.url}: {unknown_name(f'part of solution {name}', what, record.extras)}")
-        return read_npy(self._store.read(layout.solution_extra(name, what)))
+        return read_npy(self._object(SOLVE_STAGE, name, layout.solution_extra(name, what)))
 
     def predictions(self, name: str, split: str) -> Array:
         """Return the (M, T) predictions of a solution on a split."""
         self._require_solution(name)
         self._check_name("split", split, self.manifest.geometry.predicted_splits(name))
-        return self._chunks.read(layout.prediction(name, split), (0, 0))
+        return read_committed(self._chunks, self._ledger, SOLVE_STAGE, name, layout.prediction(name, split), (0, 0))
 
     def analysis(self, name: str, file: str = "summary.json") -> bytes:
         """Return what an analysis left: ``summary.json``, ``table.csv`` or ``picture.png``."""
         self._check_name("analysis", name, [item.name for item in self.config.analyses])
         self._ledger.require(ANALYZE_STAGE, name)
-        return self._store.read(layout.analysis(name, file))
+        return self._object(ANALYZE_STAGE, name, layout.analysis(name, file))
 
     def analysis_files(self, name: str) -> list[str]:
         """Return the keys of everything an analysis left, relative to the run."""
@@ -311,6 +316,9 @@ class Run:
     def _require_solution(self, name: str) -> None:
         self._check_name("solution", name, self.manifest.geometry.solutions)
         self._ledger.require(SOLVE_STAGE, name)
+
+    def _object(self, stage: str, task: str, key: str) -> bytes:
+        return read_object(self._store, self._ledger.receipt(stage, task), key)
 
     def _check_name(self, what: str, name: str, valid: Any) -> None:
         if name not in valid:

@@ -6,9 +6,10 @@ from ntkpipe.configs.errors import TaskFailedError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.solutions import SOLVE_STAGE
 from ntkpipe.storage.solver_state import SolveProgress
-from ntkpipe.storage.stores import AbstractStore
-from ntkpipe.workers.tasks import SOLVE_STAGE, SolvePartTask, SolveStepTask
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.workers.tasks import SolvePartTask, SolveStepTask
 
 NOTE_SECONDS = 10.0
 """Between two words on how far a shared solve is."""
@@ -28,6 +29,8 @@ def shared_solutions(config: RunConfig) -> tuple[str, ...]:
 def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) -> None:
     """Take a shared solve to its last state; its task certifies and commits it. One with a single part is left to it.
 
+    A solve that fails for good, or needs what is missing, is left where it is.
+
     Raises:
         NtkPipeError: As for a stage.
         TaskFailedError: Rounds move nothing.
@@ -36,7 +39,8 @@ def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) 
         return
     idle_rounds, place, told_at = 0, -1, time.monotonic()
     while True:
-        driver.run_shared([SolveStepTask(name)])
+        if not driver.run_shared(name, [SolveStepTask(name)]):
+            return
         progress = SolveProgress.read(store, name)
         # One part is no work to be shared.
         if progress is not None and (progress.finished or progress.num_parts == 1):
@@ -52,4 +56,5 @@ def run_rounds(driver: Driver, store: AbstractStore, ledger: Ledger, name: str) 
         if time.monotonic() - told_at >= NOTE_SECONDS:
             driver.note(f"solution {name}: {progress.text}")
             told_at = time.monotonic()
-        driver.run_shared(SolvePartTask(name, place, part) for part in range(progress.num_parts))
+        if not driver.run_shared(name, (SolvePartTask(name, place, part) for part in range(progress.num_parts))):
+            return

@@ -1,45 +1,32 @@
-"""The verbs that change a run: start it, resume it, verify it."""
+"""The verbs that bring a run to its end: start it, resume it, fork it, extend it."""
 
 import os
-import platform
-import sys
+import shlex
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ntkpipe.configs.canonical import differences
-from ntkpipe.configs.errors import ConfigError, NtkPipeError, RunMismatchError, StorageError
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.pipeline.cost import CostModel
-from ntkpipe.pipeline.drive import Driver
-from ntkpipe.pipeline.events import EventLog, Progress, Silent
-from ntkpipe.pipeline.executors.registry import make_executor
-from ntkpipe.pipeline.plan import Plan, stages
+from ntkpipe.pipeline.events import Progress, Silent
+from ntkpipe.pipeline.execution import absolute, execute, make_plan
+from ntkpipe.pipeline.extension import check_extension
+from ntkpipe.pipeline.manifests import check_same, make_manifest
+from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.query import Run, open_run
-from ntkpipe.pipeline.rounds import run_rounds, shared_solutions
+from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage import layout
-from ntkpipe.storage.arrays import ChunkStore
-from ntkpipe.storage.features import PREPARE_STAGE, PREPARE_TASK
-from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
-from ntkpipe.storage.records import SCHEMA_VERSION, ChosenSolver, Manifest, Receipt
-from ntkpipe.storage.schema import array_specs
-from ntkpipe.storage.solver_state import clear_solver, last_state
-from ntkpipe.storage.stores import AbstractStore, open_store
-from ntkpipe.storage.verify import Checked, verify_tasks
+from ntkpipe.storage.records import Manifest
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.registry import open_store
+from ntkpipe.storage.stores.writable import open_for_writing
 from ntkpipe.workers.probing.probe import Probe, probe_run
-from ntkpipe.workers.tasks import SOLVE_STAGE, WorkerSpec
-
-RECORDED_VERSIONS = ("numpy", "ray", "torch", "zarr")
 
 Source = str | Path | Mapping[str, Any] | RunConfig
+Url = str | os.PathLike[str]
 
 
 def plan(config: Source, overrides: Sequence[str] = ()) -> tuple[Plan, Probe]:
@@ -51,15 +38,16 @@ def plan(config: Source, overrides: Sequence[str] = ()) -> tuple[Plan, Probe]:
     """
     checked = load_config(config, overrides)
     probe = probe_run(checked)
-    return _plan(probe), probe
+    return make_plan(probe), probe
 
 
 def run(
     config: Source,
-    out: str | os.PathLike[str] | None = None,
+    out: Url | None = None,
     *,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
+    stop: StopRequest | None = None,
 ) -> Run:
     """Carry out a configuration from start to end.
 
@@ -68,6 +56,7 @@ def run(
         out: Path or URL of the new run; ``runs/<name>-<time>`` by default.
         overrides: ``key=value`` assignments applied to the configuration.
         progress: Is told what happens.
+        stop: Asks the driver to stop, from a signal handler or another thread.
 
     Returns:
         The finished run, open for queries.
@@ -77,30 +66,23 @@ def run(
         PlanError: The run does not fit its store.
         NtkPipeError: Whatever ends the run; what was committed stays, and :func:`resume` goes on from there.
     """
-    checked = load_config(config, overrides)
-    url = os.fspath(out) if out is not None else f"runs/{checked.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    store = open_store(url)
-    _check_shared(checked, store)
-    if store.get(layout.MANIFEST) is not None:
-        raise ConfigError(f"{store.url} holds a run already. Go on with `ntkpipe resume {store.url}`, or choose --out.")
-    probe = probe_run(checked)
-    made = _plan(probe)
-    made.check_space(store)
-    with EpochLock(store, checked.store.lease_seconds) as lock:
-        manifest = _manifest(checked, probe)
-        if not store.put_new(layout.MANIFEST, manifest.encode()):
-            raise ConfigError(f"{store.url} was taken by another run a moment ago; choose another --out.")
-        _execute(store, made, probe, lock, progress or Silent())
-    return open_run(store.url)
+    return _start(load_config(config, overrides), out, progress, stop)
 
 
-def resume(url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progress: Progress | None = None) -> Run:
+def resume(
+    url: Url,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> Run:
     """Finish an interrupted run: what is planned minus what is committed.
 
     Args:
         url: Of the run.
         overrides: Assignments to runtime fields, such as ``resources.workers=4``.
         progress: Is told what happens.
+        stop: As for :func:`run`.
 
     Raises:
         NotFoundError: There is no run.
@@ -109,154 +91,143 @@ def resume(url: str | os.PathLike[str], *, overrides: Sequence[str] = (), progre
     """
     store = open_store(url)
     manifest = Manifest.read(store)
-    config = load_config(manifest.config, overrides)
+    config = load_config(manifest.config, overrides, stored=True)
     _check_shared(config, store)
     probe = probe_run(config, manifest.solvers)
-    _check_same(store, manifest, _manifest(config, probe))
-    with EpochLock(store, config.store.lease_seconds) as lock:
-        _execute(store, _plan(probe), probe, lock, progress or Silent())
-    return open_run(store.url)
+    check_same(store.url, manifest, make_manifest(config, probe))
+    return _carry_out(url, config, probe, make_plan(probe), progress, stop, origin=manifest.origin)
 
 
-def verify(url: str | os.PathLike[str], *, repair: bool = False) -> Iterator[Checked]:
-    """Re-read every committed chunk against its receipt.
+def fork(
+    url: Url,
+    out: Url | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    config: Source | None = None,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> Run:
+    """Start a new run that takes over every finished task of another one that would give the same bytes.
+
+    On one file system chunks are linked, in one object store they are copied by the service. The other run is not
+    changed, need not be finished and may be running. If the new one is interrupted, :func:`resume` goes on with it.
 
     Args:
-        url: Of the run.
-        repair: Take back the receipts of damaged tasks, so that :func:`resume` computes them again.
+        url: Of the other run.
+        out: As for :func:`run`.
+        overrides: Assignments to any fields of the configuration.
+        config: Of the new run; by default that of the other one.
+        progress: Is told what happens, and how many tasks of each stage were taken over.
+        stop: As for :func:`run`.
+
+    Raises:
+        NotFoundError: There is no run at ``url``.
+        NtkPipeError: As for :func:`run`.
     """
+    origin = open_store(url)
+    manifest = Manifest.read(origin)
+    checked = load_config(manifest.config if config is None else config, overrides)
+    return _start(checked, out, progress, stop, origin=absolute(origin.url))
+
+
+def extend(
+    url: Url,
+    out: Url | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    config: Source | None = None,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> Run:
+    """Start a new run with more samples: features and kernel blocks of the old ones are taken over from another run.
+
+    A fork that insists that nothing but the samples changes, and that every split begins with the old ones. Splits may
+    be added. Only new shards and blocks are computed, and those at the old end of a split, which were cut off there;
+    solutions and analyses are found anew.
+
+    Args:
+        url: Of the other run.
+        out: As for :func:`run`.
+        overrides: Assignments to ``data`` and to runtime fields.
+        config: Of the new run; by default that of the other one.
+        progress: As for :func:`fork`.
+        stop: As for :func:`run`.
+
+    Raises:
+        NotFoundError: There is no run at ``url``.
+        RunMismatchError: More than the samples would change, or a split does not begin with the old ones.
+        NtkPipeError: As for :func:`run`.
+    """
+    origin = open_store(url)
+    manifest = Manifest.read(origin)
+    checked = load_config(manifest.config if config is None else config, overrides)
+
+    def check(probe: Probe) -> None:
+        check_extension(origin, manifest, make_manifest(checked, probe), probe)
+
+    return _start(checked, out, progress, stop, origin=absolute(origin.url), check=check)
+
+
+def _start(
+    config: RunConfig,
+    out: Url | None,
+    progress: Progress | None,
+    stop: StopRequest | None,
+    *,
+    origin: str = "",
+    check: Callable[[Probe], None] | None = None,
+) -> Run:
+    """Start a run where there is none; ``check`` may refuse what was found out about its model and data."""
+    url = os.fspath(out) if out is not None else f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     store = open_store(url)
-    manifest = Manifest.read(store)
-    ledger = Ledger(store)
-    checks = verify_tasks(ChunkStore(store), ledger, (PREPARE_STAGE, *stages(manifest.geometry)))
-    if not repair:
-        yield from checks
-        return
-    with EpochLock(store, load_config(manifest.config).store.lease_seconds):
-        for checked in checks:
-            for stage, task in {(finding.stage, finding.task) for finding in checked.findings}:
-                ledger.revoke(stage, task)
-            yield checked
-
-
-def _plan(probe: Probe) -> Plan:
-    cost_model = CostModel(
-        probe.config,
-        probe.geometry,
-        num_parameters=probe.num_parameters,
-        forward_flops=probe.forward_flops,
-        sample_size=probe.sample_size,
-    )
-    return Plan(probe.config, probe.geometry, cost_model)
-
-
-def _manifest(config: RunConfig, probe: Probe) -> Manifest:
-    return Manifest(
-        run_id=uuid.uuid4().hex,
-        name=config.name,
-        created_at=time.time(),
-        config=config.document(),
-        semantic=config.semantic(),
-        fingerprints=probe.fingerprints,
-        geometry=probe.geometry,
-        solvers={
-            name: ChosenSolver(section=choice.section.model_dump(mode="json"), why=choice.why)
-            for name, choice in probe.solvers.items()
-            if choice.why
-        },
-        num_parameters=probe.num_parameters,
-        versions={"python": platform.python_version()} | {name: version(name) for name in RECORDED_VERSIONS},
-    )
-
-
-def _check_same(store: AbstractStore, stored: Manifest, asked: Manifest) -> None:
-    found = list(differences(stored.identity(), asked.identity()))
-    if found:
-        lines = "".join(f"\n  {path}: stored {_short(old)}, now {_short(new)}" for path, old, new in found)
-        raise RunMismatchError(
-            f"{store.url} cannot be resumed: it would mix different numbers. Differences:{lines}\n"
-            "Restore what changed, or start a new run with another --out."
+    _check_shared(config, store)
+    if store.get(layout.MANIFEST) is not None:
+        raise ConfigError(
+            f"{store.url} holds a run already. Go on with `ntkpipe resume {shlex.quote(store.url)}`, or choose --out."
         )
+    _check_free(store)
+    probe = probe_run(config)
+    if check is not None:
+        check(probe)
+    made = make_plan(probe)
+    if not origin:  # what is linked takes no space, and a disk that is full after all loses nothing
+        made.check_space(store)
+    return _carry_out(
+        url, config, probe, made, progress, stop, origin=origin, manifest=make_manifest(config, probe, origin=origin)
+    )
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 64 else f"{text[:61]}..."
+def _carry_out(
+    url: Url,
+    config: RunConfig,
+    probe: Probe,
+    made: Plan,
+    progress: Progress | None,
+    stop: StopRequest | None,
+    *,
+    origin: str,
+    manifest: Manifest | None = None,
+) -> Run:
+    """Lock a run and bring it to its end; a new one, which has a manifest to be written, or one that is there."""
+    store, stop = open_for_writing(url, config.store), stop or StopRequest()
+    with EpochLock(store, config.store.lease_seconds) as lock, stop.heeded(config.resources.grace_seconds):
+        if manifest is not None and not store.put_new(layout.MANIFEST, manifest.encode()):
+            raise ConfigError(f"{store.url} was taken by another run a moment ago; choose another --out.")
+        execute(store, made, probe, lock, progress or Silent(), stop, origin=origin)
+    return open_run(url)
+
+
+def _check_free(store: AbstractStore) -> None:
+    """Refuse a place where another run has left what would be taken for this one's."""
+    left = sorted({layout.RECEIPTS, layout.SEGMENTS, layout.SOLVER}.intersection(store.folders()))
+    # A run that has started since then has a manifest, and is refused as it is written.
+    if left and not store.exists(layout.MANIFEST):
+        raise ConfigError(
+            f"{store.url} holds what a run has left ({', '.join(left)}), but not its {layout.MANIFEST}, so that nobody "
+            f"knows what it belongs to. Put the {layout.MANIFEST} back if there is a copy of it, or choose another --out."
+        )
 
 
 def _check_shared(config: RunConfig, store: AbstractStore) -> None:
     if config.resources.executor != "serial" and not store.shared:
         raise ConfigError(f"{store.url} exists in this process only; use resources.executor=serial, or another --out.")
-
-
-def _execute(store: AbstractStore, plan: Plan, probe: Probe, lock: EpochLock, progress: Progress) -> None:
-    """Bring a locked run to its end and log how it went."""
-    log, ledger = EventLog(store, lock.epoch), Ledger(store)
-    log.add("start", host=platform.node(), process=os.getpid())
-    try:
-        _prepare(store, ledger, probe, lock.epoch)
-        with make_executor(plan.config.resources, _worker_spec(store, plan, probe)) as executor:
-            driver = Driver(
-                plan, executor, ledger, lock, log, progress, last_state=lambda name: last_state(store, name)
-            )
-            for stage in plan.stages:
-                if stage == SOLVE_STAGE:
-                    for name in shared_solutions(plan.config):
-                        run_rounds(driver, store, ledger, name)
-                    driver.run_stage(stage, committed=lambda name: clear_solver(store, name))
-                else:
-                    driver.run_stage(stage)
-        log.add("finish")
-    except NtkPipeError as error:
-        log.add("stop", kind=error.kind, message=error.message)
-        raise
-    finally:
-        # A full disk must not hide the error that it caused.
-        with suppress(StorageError):
-            log.flush()
-
-
-def _prepare(store: AbstractStore, ledger: Ledger, probe: Probe, epoch: int) -> None:
-    """Create the arrays that are not there, and write ids and labels unless they are committed."""
-    chunks, started = ChunkStore(store), time.perf_counter()
-    chunks.create(array_specs(probe.geometry), {"schema_version": SCHEMA_VERSION})
-    if ledger.is_committed(PREPARE_STAGE, PREPARE_TASK):
-        return
-    records = []
-    for name, source in probe.splits.items():
-        ids = np.array(source.ids, dtype=object)
-        records.append(chunks.write(layout.sample_id(name), (0,), ids))
-        if source.labels is not None:
-            values = source.labels.numpy()
-            records.append(chunks.write(layout.label(name), (0,) * values.ndim, values))
-    ledger.commit(
-        Receipt(
-            stage=PREPARE_STAGE,
-            task=PREPARE_TASK,
-            chunks=tuple(records),
-            seconds=time.perf_counter() - started,
-            worker="driver",
-            epoch=epoch,
-        )
-    )
-
-
-def _worker_spec(store: AbstractStore, plan: Plan, probe: Probe) -> WorkerSpec:
-    resources = plan.config.resources
-    threads = resources.threads_per_worker
-    if threads is None and resources.executor != "serial":
-        threads = max(1, len(os.sched_getaffinity(0)) // resources.workers)
-    return WorkerSpec(
-        url=os.path.abspath(store.url) if "://" not in store.url else store.url,
-        config=plan.config,
-        geometry=plan.geometry,
-        routes=probe.model.routes if probe.model is not None else {},
-        weights_digests=probe.model.weights_digests if probe.model is not None else {},
-        input_digests=probe.input_digests,
-        modules=probe.model.watched if probe.model is not None else {},
-        fingerprints=probe.fingerprints,
-        passes=probe.passes,
-        choices={name: choice.why for name, choice in probe.solvers.items() if choice.why},
-        threads=threads,
-        import_path=(os.getcwd(), *(folder for folder in sys.path if folder)),
-    )

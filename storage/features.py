@@ -6,6 +6,7 @@ import numpy as np
 
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array, ChunkStore
+from ntkpipe.storage.committed import read_committed
 from ntkpipe.storage.grid import Shard, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Geometry
@@ -15,6 +16,8 @@ FEATURES_STAGE: Final = "features"
 DERIVE_PREFIX: Final = "derive-"
 PREPARE_STAGE: Final = "prepare"
 PREPARE_TASK: Final = "arrays"
+ORIGIN_TASK: Final = "origin"
+"""Of the preparation too: all has been taken over from another run that can be."""
 
 
 def derive_stage(level: int) -> str:
@@ -38,8 +41,7 @@ class SampleReader:
 
     def sample_ids(self, split: str) -> list[str]:
         """Return the (N,) ids of a split."""
-        self._ledger.require(PREPARE_STAGE, PREPARE_TASK)
-        return [str(text) for text in self._chunks.read(layout.sample_id(split), (0,))]
+        return [str(text) for text in self._read(PREPARE_STAGE, PREPARE_TASK, layout.sample_id(split), (0,))]
 
     def labels(self, split: str) -> Array | None:
         """Return the (N,) classes or (N, T) real targets of a split, None without labels."""
@@ -47,7 +49,8 @@ class SampleReader:
         kind = self._geometry.splits[split].labels
         if kind == "none":
             return None
-        return self._chunks.read(layout.label(split), (0,) if kind == "classes" else (0, 0))
+        position = (0,) if kind == "classes" else (0, 0)
+        return self._read(PREPARE_STAGE, PREPARE_TASK, layout.label(split), position)
 
     def features(
         self, kernel: str, split: str, start: int, stop: int, *, member: int | None = None, group: int | None = None
@@ -72,17 +75,19 @@ class SampleReader:
         parts = []
         for index in range(start // step, -(-stop // step)):
             shard = shard_at(split, index, self._geometry.splits[split].num_samples, step)
-            self._ledger.require(derive_stage(shape.level), derive_task(kernel, shard))
-            values = self._chunks.read(layout.statistic(kernel, split), (index, 0))
+            stage, task = derive_stage(shape.level), derive_task(kernel, shard)
+            values = self._read(stage, task, layout.statistic(kernel, split), (index, 0))
             parts.append(values[max(start - shard.start, 0) : stop - shard.start])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def moments(self, kernel: str, *, member: int | None = None) -> Array:
         """Return the (P,) second moments of a kernel's gradients, parameters one behind the other."""
-        self._ledger.require(MOMENTS_STAGE, kernel)
         position = (0,) if member is None else (member, 0)
-        values = self._chunks.read(layout.moments(kernel), position)
+        values = self._read(MOMENTS_STAGE, kernel, layout.moments(kernel), position)
         return values if member is None else values[0]
+
+    def _read(self, stage: str, task: str, path: str, position: tuple[int, ...]) -> Array:
+        return read_committed(self._chunks, self._ledger, stage, task, path, position)
 
     def _rows(
         self, path: str, split: str, start: int, stop: int, prefix: tuple[int, ...], suffix: tuple[int, ...]
@@ -91,7 +96,6 @@ class SampleReader:
         parts: list[Any] = []
         for index in range(start // rows, -(-stop // rows)):
             shard = shard_at(split, index, self._geometry.splits[split].num_samples, rows)
-            self._ledger.require(FEATURES_STAGE, shard.task)
-            values = self._chunks.read(path, (*prefix, index, *suffix))[(0,) * len(prefix)]
+            values = self._read(FEATURES_STAGE, shard.task, path, (*prefix, index, *suffix))[(0,) * len(prefix)]
             parts.append(values[max(start - shard.start, 0) : stop - shard.start])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array, ChunkStore
+from ntkpipe.storage.committed import read_committed
 from ntkpipe.storage.grid import Block, num_chunks, pair_name, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Geometry, KernelGeometry
@@ -111,8 +112,9 @@ class StoredMatrix(AbstractMatrix):
         if cached is not None:
             self._cache.move_to_end((row, column))
             return cached
-        self._ledger.require(KERNEL_STAGE, self._block(row, column).task)
-        values: Array = self._chunks.read(self._path, (*self._prefix, row, column))[(0,) * len(self._prefix)]
+        position, task = (*self._prefix, row, column), self._block(row, column).task
+        chunk = read_committed(self._chunks, self._ledger, KERNEL_STAGE, task, self._path, position)
+        values: Array = chunk[(0,) * len(self._prefix)]
         self._keep((row, column), values)
         return values
 

@@ -19,6 +19,7 @@
                                             outputs, moments, features, diagonals, kernels and components of a model
                                             with several members have them as their first axis
          /receipts/<stage>/<task>.json      the commit of a task, written once
+         /segments/<epoch>-<n>.jsonl        many receipts in one object, which take the place of their own ones
          /failed/<stage>/<task>-<n>.json    what went wrong with an attempt
          /factors/<name>.json               where a factorisation met a negative pivot, if it did
          /solutions/<name>.json             residuals and statistics of a solution
@@ -33,7 +34,13 @@
 MANIFEST = "run.json"
 DATA = "data.zarr"
 RECEIPTS = "receipts"
+SEGMENTS = "segments"
+SEGMENT_SUFFIX = ".jsonl"
 FAILED = "failed"
+SOLVER = "solver"
+FACTORS = "factors"
+SOLUTIONS = "solutions"
+ANALYSES = "analyses"
 LOCK = "lock"
 
 
@@ -89,7 +96,7 @@ def factor(name: str) -> str:
 
 def factor_failure(name: str) -> str:
     """Return the object that says that a matrix is not positive definite."""
-    return f"factors/{name}.json"
+    return f"{FACTORS}/{name}.json"
 
 
 def solution(name: str) -> str:
@@ -104,17 +111,17 @@ def prediction(name: str, split: str) -> str:
 
 def solution_record(name: str) -> str:
     """Return the object with a solution's residuals and statistics."""
-    return f"solutions/{name}.json"
+    return f"{SOLUTIONS}/{name}.json"
 
 
 def solution_extra(name: str, what: str) -> str:
     """Return the object with something else that a solver found."""
-    return f"solutions/{name}/{what}.npy"
+    return f"{SOLUTIONS}/{name}/{what}.npy"
 
 
 def solver(name: str) -> str:
     """Return the folder in which a solution's solver keeps where it is."""
-    return f"solver/{name}"
+    return f"{SOLVER}/{name}"
 
 
 def solver_constants(name: str) -> str:
@@ -149,12 +156,35 @@ def solver_progress(name: str) -> str:
 
 def analysis(name: str, file: str) -> str:
     """Return an object that an analysis leaves."""
-    return f"analyses/{name}/{file}"
+    return f"{ANALYSES}/{name}/{file}"
 
 
 def receipt(stage: str, task: str) -> str:
     """Return the object that commits a task."""
     return f"{RECEIPTS}/{stage}/{task}.json"
+
+
+def receipt_name(key: str) -> tuple[str, str] | None:
+    """Return stage and task of an object that commits a task, None for one that does not."""
+    stage, _, task = key.removeprefix(f"{RECEIPTS}/").removesuffix(".json").partition("/")
+    return (stage, task) if task and key.endswith(".json") else None
+
+
+def segment(epoch_number: int, number: int) -> str:
+    """Return the object that holds many receipts."""
+    return f"{SEGMENTS}/{epoch_number:06d}-{number:06d}{SEGMENT_SUFFIX}"
+
+
+def segment_epoch(key: str) -> int:
+    """Return the epoch of a segment's object; 0 for one of another name."""
+    number = key.removeprefix(f"{SEGMENTS}/").partition("-")[0]
+    return int(number) if number.isdigit() else 0
+
+
+def segment_number(key: str) -> int:
+    """Return the number of a segment's object within its epoch; 0 for one of another name."""
+    number = key.removesuffix(SEGMENT_SUFFIX).rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def failure(stage: str, task: str, epoch: int, attempt: int) -> str:

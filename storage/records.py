@@ -1,48 +1,28 @@
-"""The documents a run keeps as JSON: versioned, frozen, strict about their fields."""
+"""What the documents of a run say."""
 
 import time
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 
-from ntkpipe.configs.errors import NotFoundError, StorageError
+from ntkpipe.configs.errors import NotFoundError
 from ntkpipe.configs.kernels.derived import DerivedConfig
+from ntkpipe.configs.secrets import RedactedText
 from ntkpipe.storage import layout
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.documents import Record
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.keys import check_name
 
-SCHEMA_VERSION = 1
-"""Of the layout and of all documents; a reader refuses versions it does not know."""
+SCHEMA_VERSION = 2
+"""Of the layout and of all documents. Runs of earlier versions stay readable; unknown versions are refused.
+
+2: receipts tell ranges, shapes and what a task was made from; many receipts may share a segment; runs have an origin;
+manifests and receipts are sealed."""
 
 
 NUMERICS_VERSION = 4
 """Raised whenever the same configuration would give other numbers, so that a run is never continued by code that
 disagrees with what it has stored."""
-
-
-class Record(BaseModel):
-    """A document of a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def parse(cls, data: bytes, where: str) -> Self:
-        """Read a document.
-
-        Raises:
-            StorageError: It is damaged, or of an unknown version.
-        """
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            finding = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in finding["loc"])
-            raise StorageError(
-                f"{where} cannot be read ({place}: {finding['msg']}). It is damaged, or was written by another version."
-            ) from None
-
-    def encode(self) -> bytes:
-        """Return the document as JSON."""
-        return self.model_dump_json(indent=1).encode()
 
 
 class WrittenRecord(Record):
@@ -59,6 +39,10 @@ class ChunkRecord(WrittenRecord):
     array: str
     position: tuple[int, ...]
     """Index in the chunk grid."""
+    start: tuple[int, ...] = ()
+    """Of the chunk's range in the array; missing in runs of schema version 1."""
+    shape: tuple[int, ...] = ()
+    """Of the values inside the array's bounds; missing in runs of schema version 1."""
 
 
 class ObjectRecord(WrittenRecord):
@@ -70,7 +54,7 @@ class ObjectRecord(WrittenRecord):
 class Receipt(Record):
     """Proof that one task is finished. Reads of its chunks are allowed once it exists."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     stage: str
     task: str
     chunks: tuple[ChunkRecord, ...]
@@ -82,6 +66,27 @@ class Receipt(Record):
     attempt: int = 1
     versions: dict[str, str] = Field(default_factory=dict)
     committed_at: float = Field(default_factory=time.time)
+    made_from: dict[str, str] = Field(default_factory=dict)
+    """Digests of all that determines the bytes, by kernel; equal digests mean equal chunks. Missing in version 1."""
+    origin: str = ""
+    """URL of the run that the chunks were taken from; empty if they were computed here."""
+    seal: str = ""
+    """Of the document, set when it is encoded; missing in version 1."""
+
+    @property
+    def written(self) -> tuple[ChunkRecord | ObjectRecord, ...]:
+        """Chunks and objects."""
+        return (*self.chunks, *self.objects)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of everything that was written."""
+        return sum(record.nbytes for record in self.written)
+
+
+Verdict = Literal["again", "aside", "left-out", "end"]
+"""What became of a task that failed: it was tried again, was set aside for good, was left out because something that it
+needs was set aside, or ended the run."""
 
 
 class Failure(Record):
@@ -93,7 +98,8 @@ class Failure(Record):
     epoch: int
     attempt: int
     kind: str
-    message: str
+    message: RedactedText
+    verdict: Verdict = "end"
     failed_at: float = Field(default_factory=time.time)
 
 
@@ -194,9 +200,21 @@ class Geometry(Record):
     """C; 0 without a model."""
     members: tuple[str, ...] = ()
     """Of the model; the leading axis of its outputs."""
-    shard_rows: int
-    block_rows: int
+    shard_rows: int = Field(ge=1)
+    block_rows: int = Field(ge=1)
     dtype: Literal["float32", "float64"]
+
+    @model_validator(mode="after")
+    def _names_are_safe_and_known(self) -> Self:
+        # A run may come from anybody, and these names become parts of paths.
+        members = (member for kernel in self.kernels for member in kernel.members)
+        kernels, factors = (kernel.name for kernel in self.kernels), (factor.name for factor in self.factors)
+        for name in (*self.splits, *self.solutions, *self.members, *members, *kernels, *factors):
+            check_name(name)
+        for split in (self.train_split, *self.paired_splits):
+            if split not in self.splits:
+                raise ValueError(f"there is no split {split!r}")
+        return self
 
     def kernel(self, name: str) -> KernelGeometry:
         """Return a kernel's geometry; the name must be known."""
@@ -241,7 +259,7 @@ class ChosenSolver(Record):
 class Manifest(Record):
     """What a run is: written once, compared on every resumption."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     numerics_version: int = NUMERICS_VERSION
     run_id: str
     name: str
@@ -258,6 +276,10 @@ class Manifest(Record):
     num_parameters: int
     versions: dict[str, str]
     """Of Python and the main libraries; recorded, not compared."""
+    origin: str = ""
+    """URL of the run that this one was forked from or extends."""
+    seal: str = ""
+    """Of the document, set when it is encoded; missing in version 1."""
 
     @classmethod
     def read(cls, store: AbstractStore) -> Self:
@@ -269,12 +291,12 @@ class Manifest(Record):
         data = store.get(layout.MANIFEST)
         if data is None:
             raise NotFoundError(f"{store.url} is not a run: it has no {layout.MANIFEST}. `ntkpipe list` shows runs.")
-        return cls.parse(data, f"{store.url}/{layout.MANIFEST}")
+        advice = "If it is damaged, put a copy of it back: nothing else tells what the run is."
+        return cls.parse(data, f"{store.url}/{layout.MANIFEST}", advice)
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a run to be continued."""
         return {
-            "schema_version": self.schema_version,
             "numerics_version": self.numerics_version,
             "config": self.semantic,
             "fingerprints": self.fingerprints,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from ntkpipe.storage import layout
-from ntkpipe.storage.arrays import ArraySpec
 from ntkpipe.storage.grid import num_blocks, pair_name
+from ntkpipe.storage.metadata import ArraySpec
 from ntkpipe.storage.records import Geometry, KernelGeometry
 
 

@@ -1,10 +1,20 @@
-"""The document of a solution."""
+"""The document of a solution, and the stage in which solutions are found."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
-from ntkpipe.storage.records import Record
+from ntkpipe.storage.documents import Record
+
+SOLVE_STAGE: Final = "solve"
+
+
+def committed_as(stage: str, task: str) -> tuple[str, str]:
+    """Return stage and id of the task whose receipt stands for a task.
+
+    Steps of a shared solve, and parts of them, leave none of their own and belong to the solution.
+    """
+    return stage, task.partition("/")[0] if stage == SOLVE_STAGE else task
 
 
 class SolutionRecord(Record):

@@ -14,8 +14,8 @@ import numpy as np
 from ntkpipe.configs.errors import StorageError
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array
-from ntkpipe.storage.records import Record
-from ntkpipe.storage.stores import AbstractStore
+from ntkpipe.storage.documents import Record
+from ntkpipe.storage.stores.base import AbstractStore
 
 Arrays = dict[str, Array]
 

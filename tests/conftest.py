@@ -5,11 +5,15 @@ import secrets
 
 import pytest
 
+pytest_plugins = ["faults.table", "servers.fixtures"]
+
 # Ray reads these when it is first imported; tests never join a Ray that somebody else has started.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
+# Ray's monitor counts the memory of all processes of the machine, and would end workers for what others take.
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 - Ray writes it like this
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +36,13 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def short_folder():
+    """A temporary folder below which there is room for the names of sockets."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory(prefix="nt", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

@@ -3,6 +3,7 @@
 Also the import path ``golden:build_model`` and ``golden:load`` of the configurations that tests run.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ntkpipe.workers.sources.samples import Samples
 INPUTS = [[1.0, 0.0], [2.0, 1.0], [0.0, 3.0], [-1.0, 0.0]]
 LABELS = [0, 1, 1, 0]
 IDS = ("x0", "x1", "x2", "x3")
+LOADS = itertools.count()
 OUTPUTS = [[3.0, -1.0], [9.0, -4.0], [4.0, -2.0], [0.0, 0.0]]
 
 TRNTK0 = [[18, 30, 11, 2], [30, 72, 38, 2], [11, 38, 60, 2], [2, 2, 2, 2]]
@@ -159,6 +161,11 @@ def build_nothing() -> nn.Module:
 def build_unseeded_model() -> nn.Module:
     """A network that is another one in every process."""
     return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def load_relabelled() -> Samples:
+    """Samples whose labels change places every time."""
+    return Samples(torch.tensor(INPUTS), torch.tensor(LABELS).roll(next(LOADS)), IDS)
 
 
 def load_random() -> Samples:

@@ -2,16 +2,18 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from commands import COMMAND, TESTS
 
 
-def start(*arguments):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+def start(*arguments, folder=TESTS, environment=None):
+    if environment is None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
-        cwd=TESTS,
+        cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -32,15 +34,31 @@ def children(process):
     return found
 
 
+def command_of(process):
+    """Return the command line of a process; empty if it is gone."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def workers_of(driver):
-    """Return the ids of the actor processes of a driver: children of its raylet."""
-    found = []
-    for child in children(driver):
-        for process in children(child):
-            try:
-                command = Path(f"/proc/{process}/cmdline").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if "ray::_Actor" in command:
-                found.append(process)
-    return found
+    """Return the ids of the actor processes of a driver, or of a node: children of its raylet."""
+    processes = [process for child in children(driver) for process in children(child)]
+    return [process for process in processes if "ray::_Actor" in command_of(process)]
+
+
+def raylet_of(node):
+    """Return the id of the process that runs the workers of a node; None if it is gone."""
+    return next((process for process in children(node) if "raylet/raylet" in command_of(process)), None)
+
+
+def wait_for(condition, seconds=60.0, pause=0.02):
+    """Wait until something is true, and return it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(pause)
+    raise AssertionError(f"not true after {seconds:g} s")

@@ -9,10 +9,13 @@ import torch
 from ntkpipe.configs.errors import RunMismatchError
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.features import SampleReader
+from ntkpipe.storage.fencing import FencedStore
 from ntkpipe.storage.grid import Shard, shard_at
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.schema import array_specs
+from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine
 from ntkpipe.workers.passes import CACHED_SHARDS
 from ntkpipe.workers.run_kernels import RunKernels
@@ -20,6 +23,9 @@ from ntkpipe.workers.run_operators import RunOperators
 from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.model import DTYPES, load_model, usable_device, weights_digest
 from ntkpipe.workers.tasks import WorkerSpec
+
+TRUST_SECONDS = 1.0
+"""For how long a worker that has not been replaced writes chunks without looking again."""
 
 BaseFactors = dict[Hashable, Factors]
 """Factors of a group of samples by what they are of, see :attr:`View.base_key`."""
@@ -31,8 +37,9 @@ class WorkerContext:
 
     Attributes:
         spec: What the worker was started with.
-        store: Where the run lives.
-        chunks: Its arrays.
+        passes: How the batches of the task under way are cut.
+        store: Where the run lives; refuses to be written to once the worker's driver has been replaced.
+        chunks: Its arrays, likewise.
         ledger: Its receipts.
         samples: Reads what is stored per sample.
         matrices: Reads kernel matrices.
@@ -43,8 +50,10 @@ class WorkerContext:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self.store = open_store(spec.url)
-        self.chunks = ChunkStore(self.store)
+        self.passes = spec.passes
+        store = open_store(spec.url, fsync=spec.config.store.fsync)
+        self.store: AbstractStore = FencedStore(store, spec.epoch, trust_seconds=TRUST_SECONDS) if spec.epoch else store
+        self.chunks = ChunkStore(self.store, specs=array_specs(spec.geometry))
         self.ledger = Ledger(self.store)
         self.samples = SampleReader(self.chunks, self.ledger, spec.geometry)
         self.matrices = MatrixReader(self.chunks, self.ledger, spec.geometry)
@@ -80,6 +89,13 @@ class WorkerContext:
             self._engines[member] = JacobianEngine(model.to(self.device), self.spec.routes[member])
         return self._engines[member]
 
+    def forget(self) -> None:
+        """Drop what was kept for the next task, to have more memory for it."""
+        self.kept_factors = None
+        self.kept_choleskys = {}
+        self.kept_solves = {}
+        self._shards = {}
+
     @property
     def members(self) -> tuple[str, ...]:
         """The members of the model: one without a name for a model on its own, none without a model."""
@@ -101,9 +117,19 @@ class WorkerContext:
         return RunOperators(self.spec.geometry, self.samples, self.matrices, self.kernels, inputs)
 
     def split(self, name: str) -> SplitSource:
-        """Return the samples of a split."""
+        """Return the samples of a split, whose ids and labels are those that the run was planned for.
+
+        Raises:
+            RunMismatchError: They are not: the source gives others every time it is asked, or has changed.
+        """
         if name not in self._splits:
-            self._splits[name] = SplitSource(name, self.spec.config.data.splits[name])
+            found = SplitSource(name, self.spec.config.data.splits[name])
+            if found.fingerprint(self.spec.input_digests[name]) != self.spec.fingerprints[f"data.{name}"]:
+                raise RunMismatchError(
+                    f"split {name!r}: ids or labels differ from those the run was planned for. The source must give the "
+                    "same ones in every process: fix its seed, and do not change its files while a run is under way."
+                )
+            self._splits[name] = found
         return self._splits[name]
 
     def inputs(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -127,7 +153,7 @@ class WorkerContext:
     def batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """Yield inputs and labels of a range of samples, batch by batch, on the device of the computation."""
         inputs, labels = self.inputs(shard.split, shard.start, shard.stop), self.split(shard.split).labels
-        size = self.spec.passes.batch_size
+        size = self.passes.batch_size
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
             first = shard.start + start

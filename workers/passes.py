@@ -1,6 +1,6 @@
 """How a batch is cut so that a worker stays within its memory. Plain data: importing this module needs no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from ntkpipe.storage.records import Geometry
@@ -78,6 +78,12 @@ class PassPlan:
     """Samples whose factors are joined for a product of factors."""
     row_samples: int
     """Samples of a block's rows whose factors are kept while its columns stream past."""
+
+    def halved(self, times: int, num_samples: int) -> "PassPlan":
+        """Return how a task of some samples is cut after it ran out of memory so often; at the least sample by sample."""
+        numbers = (self.batch_size, self.gram_samples, self.row_samples)
+        batch, gram, rows = (max(1, min(number, num_samples) >> times) for number in numbers)
+        return replace(self, batch_size=batch, gram_samples=gram, row_samples=rows)
 
 
 def plan_passes(

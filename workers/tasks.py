@@ -9,11 +9,14 @@ from ntkpipe.storage.features import FEATURES_STAGE, MOMENTS_STAGE, derive_stage
 from ntkpipe.storage.grid import Block, Shard
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import ChunkRecord, Geometry, ObjectRecord
+from ntkpipe.storage.solutions import SOLVE_STAGE
 from ntkpipe.workers.jacobians.routes import ParameterRoute
 from ntkpipe.workers.passes import PassPlan
 
-SOLVE_STAGE: Final = "solve"
 ANALYZE_STAGE: Final = "analyze"
+
+MEMORY_KIND: Final = "memory"
+"""Of the failure of an attempt that ran out of memory; the next one is made with smaller batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,16 @@ SharedSolveTask = SolveStepTask | SolvePartTask
 Task = MomentsTask | FeaturesTask | KernelTask | DeriveTask | FactorTask | SolveTask | SharedSolveTask | AnalysisTask
 
 
+def covered(task: Task) -> tuple[Shard, ...]:
+    """Return the samples that a task looks at; nothing where it is more than a few."""
+    match task:
+        case FeaturesTask(shard=shard):
+            return (shard,)
+        case KernelTask(block=block):
+            return (block.rows, block.columns)
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """Everything a worker needs to start; travels to other processes."""
@@ -185,6 +198,30 @@ class WorkerSpec:
     """CPU threads of the worker; None leaves PyTorch's choice."""
     import_path: tuple[str, ...] = ()
     """Folders appended to the module search path, so that user code is found as on the driver."""
+    epoch: int = 0
+    """Of the driver that started the worker, which writes nothing once there is a later one; 0 for no driver."""
+
+    def passes_of(self, task: Task, halvings: int) -> PassPlan:
+        """Return how the batches of an attempt at a task are cut.
+
+        Args:
+            task: To be tried.
+            halvings: How many attempts at it have run out of memory.
+        """
+        num_samples = self._num_samples(task)
+        return self.passes.halved(halvings, num_samples) if halvings and num_samples else self.passes
+
+    def can_halve(self, task: Task, halvings: int) -> bool:
+        """Return whether an attempt after one more halving would need less memory than one after so many."""
+        num_samples = self._num_samples(task)
+        now, then = (self.passes.halved(times, num_samples) for times in (halvings, halvings + 1))
+        return num_samples > 0 and now != then
+
+    def _num_samples(self, task: Task) -> int:
+        """Return how many samples the batches of a task are cut from; 0 for a task without batches."""
+        if isinstance(task, MomentsTask):
+            return self.geometry.splits[self.geometry.train_split].num_samples
+        return max((len(samples) for samples in covered(task)), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from typing import final
 import torch
 
 from ntkpipe.configs.errors import NtkPipeError
+from ntkpipe.configs.secrets import redacted
 from ntkpipe.workers.context import WorkerContext
 from ntkpipe.workers.stages import analyze, derive, factor, features, kernel, moments, shared_solve, solve
 from ntkpipe.workers.tasks import (
+    MEMORY_KIND,
     AnalysisTask,
     DeriveTask,
     FactorTask,
@@ -25,7 +27,11 @@ from ntkpipe.workers.tasks import (
     Task,
     TaskResult,
     WorkerSpec,
+    Written,
 )
+
+ALLOCATION_ERRORS = ("not enough memory", "can't allocate memory")
+"""In messages of PyTorch."""
 
 
 @final
@@ -38,8 +44,12 @@ class Worker:
             torch.set_num_threads(spec.threads)
         self._context = WorkerContext(spec)
 
-    def run(self, task: Task) -> TaskResult:
+    def run(self, task: Task, halvings: int = 0) -> TaskResult:
         """Compute a task and write its chunks.
+
+        Args:
+            task: What to do.
+            halvings: How many attempts at it have run out of memory: so often are its batches cut in half.
 
         Returns:
             What the driver needs to commit the task.
@@ -48,25 +58,13 @@ class Worker:
             NtkPipeError: What the stage raises.
         """
         started = time.perf_counter()
-        match task:
-            case MomentsTask():
-                written = moments.compute(self._context, task)
-            case DeriveTask():
-                written = derive.compute(self._context, task)
-            case FeaturesTask():
-                written = features.compute(self._context, task)
-            case KernelTask():
-                written = kernel.compute(self._context, task)
-            case FactorTask():
-                written = factor.compute(self._context, task)
-            case SolveTask():
-                written = solve.compute(self._context, task)
-            case SolveStepTask():
-                written = shared_solve.take_step(self._context, task)
-            case SolvePartTask():
-                written = shared_solve.compute_part(self._context, task)
-            case AnalysisTask():
-                written = analyze.compute(self._context, task)
+        self._context.passes = self._context.spec.passes_of(task, halvings)
+        try:
+            written = self._carry_out(task)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._context.forget()
+            raise
         return TaskResult(
             chunks=written.chunks,
             objects=written.objects,
@@ -75,9 +73,41 @@ class Worker:
             versions={"python": platform.python_version(), "torch": torch.__version__},
         )
 
+    def _carry_out(self, task: Task) -> Written:
+        match task:
+            case MomentsTask():
+                return moments.compute(self._context, task)
+            case DeriveTask():
+                return derive.compute(self._context, task)
+            case FeaturesTask():
+                return features.compute(self._context, task)
+            case KernelTask():
+                return kernel.compute(self._context, task)
+            case FactorTask():
+                return factor.compute(self._context, task)
+            case SolveTask():
+                return solve.compute(self._context, task)
+            case SolveStepTask():
+                return shared_solve.take_step(self._context, task)
+            case SolvePartTask():
+                return shared_solve.compute_part(self._context, task)
+            case AnalysisTask():
+                return analyze.compute(self._context, task)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there was no memory, on the computing device or beside it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # PyTorch's allocator for the CPU has no error class of its own.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_ERRORS)
+
 
 def describe_failure(error: Exception) -> tuple[str, str]:
     """Return the kind and message of an error that ended a task, fit to cross a process boundary."""
     if isinstance(error, NtkPipeError):
         return error.kind, error.message
-    return "exception", f"{type(error).__name__}: {error}"
+    message = redacted(f"{type(error).__name__}: {error}")
+    if is_out_of_memory(error):
+        return MEMORY_KIND, f"ran out of memory: {message}"
+    return "exception", message

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from ntkpipe.configs.run import RunConfig as RunConfig
     from ntkpipe.pipeline.query import Run as Run
     from ntkpipe.pipeline.query import open_run as open_run
+    from ntkpipe.pipeline.run import extend as extend
+    from ntkpipe.pipeline.run import fork as fork
     from ntkpipe.pipeline.run import plan as plan
     from ntkpipe.pipeline.run import resume as resume
     from ntkpipe.pipeline.run import run as run
-    from ntkpipe.pipeline.run import verify as verify
+    from ntkpipe.pipeline.upkeep import gc as gc
+    from ntkpipe.pipeline.upkeep import verify as verify
     from ntkpipe.workers.estimators.classifier import KernelClassifier as KernelClassifier
     from ntkpipe.workers.estimators.regressor import KernelRegressor as KernelRegressor
     from ntkpipe.workers.kernels.formulas import closed_form as closed_form
@@ -47,8 +50,11 @@ _HOMES = {
     "closed_form": "ntkpipe.workers.kernels.formulas",
     "closed_form_operator": "ntkpipe.workers.kernels.formulas",
     "eigenpairs": "ntkpipe.workers.spectra.eigenpairs",
+    "extend": "ntkpipe.pipeline.run",
     "features": "ntkpipe.workers.kernels.library",
     "fit_centres": "ntkpipe.workers.solvers.centres.fit",
+    "fork": "ntkpipe.pipeline.run",
+    "gc": "ntkpipe.pipeline.upkeep",
     "kernel_matrix": "ntkpipe.workers.kernels.library",
     "load_config": "ntkpipe.configs.loading",
     "log_determinant": "ntkpipe.workers.spectra.traces",
@@ -62,7 +68,7 @@ _HOMES = {
     "second_moments": "ntkpipe.workers.kernels.library",
     "solve": "ntkpipe.workers.solvers.solve",
     "trace_of": "ntkpipe.workers.spectra.traces",
-    "verify": "ntkpipe.pipeline.run",
+    "verify": "ntkpipe.pipeline.upkeep",
 }
 
 __version__ = "0.1.0"

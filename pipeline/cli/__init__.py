@@ -6,7 +6,8 @@ import sys
 import typer
 
 from ntkpipe.configs.errors import NtkPipeError
-from ntkpipe.pipeline.cli import inspecting, running
+from ntkpipe.pipeline.cli import inspecting, running, upkeep
+from ntkpipe.pipeline.cli.terminal import warn, warn_of
 
 INTERRUPTED = 130
 """Exit code of a program that was stopped with Ctrl-C."""
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 running.register(app)
+upkeep.register(app)
 inspecting.register(app)
 
 
@@ -28,10 +30,13 @@ def main() -> None:
     try:
         app()
     except NtkPipeError as error:
-        typer.echo(f"ntkpipe: {error.message}", err=True)
+        warn(f"ntkpipe: {error.message}")
         sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - a traceback must not show what an error's message may not
+        warn_of(error)
+        sys.exit(1)
     except SystemExit as end:
         # Typer ends the program without a word when it is interrupted.
         if end.code == INTERRUPTED:
-            typer.echo("ntkpipe: interrupted. What was committed is safe; go on with `ntkpipe resume`.", err=True)
+            warn("ntkpipe: interrupted. What was committed is safe; go on with `ntkpipe resume`.")
         raise

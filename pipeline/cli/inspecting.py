@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ntkpipe.configs.errors import ConfigError, NtkPipeError
 from ntkpipe.pipeline.cli.output import write_answer
 from ntkpipe.pipeline.cli.questions import QUESTIONS, ask
 from ntkpipe.pipeline.cli.running import Url
+from ntkpipe.pipeline.cli.terminal import cell, command, say
 from ntkpipe.pipeline.query import open_run
 from ntkpipe.storage import layout
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 
 
 def register(app: typer.Typer) -> None:
@@ -33,21 +35,25 @@ def status(url: Url, as_json: Annotated[bool, typer.Option("--json", help="Print
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
         return
-    _say(console, f"{found.name}: {found.state} ({found.url})")
+    say(console, f"{found.name}: {found.state} ({found.url})")
     if found.owner is not None and found.silent_seconds is not None:
-        _say(console, f"worked on by {found.owner}, last sign of life {found.silent_seconds:.0f} s ago")
-    table = Table("stage", "done", "of")
+        say(console, f"worked on by {found.owner}, last sign of life {found.silent_seconds:.0f} s ago")
+    holes = any(stage.set_aside or stage.left_out for stage in found.stages)
+    table = Table("stage", "done", "of", *(("set aside", "left out") if holes else ()))
     for column in table.columns[1:]:
         column.justify = "right"
     for stage in found.stages:
-        table.add_row(stage.stage, f"{stage.done:,}", f"{stage.total:,}")
+        missing = (f"{stage.set_aside:,}", f"{stage.left_out:,}") if holes else ()
+        table.add_row(stage.stage, f"{stage.done:,}", f"{stage.total:,}", *missing)
     console.print(table)
     for name, text in found.solves.items():
-        _say(console, f"solution {name}: {text}")
+        say(console, f"solution {name}: {text}")
     for failure in found.failures:
-        _say(console, f"failed: {failure}")
+        say(console, f"failed: {failure}")
     if found.state == "interrupted":
-        _say(console, f"Go on with: ntkpipe resume {found.url}")
+        say(console, f"Go on with: {command('resume', found.url)}")
+    if found.state == "incomplete":
+        say(console, f"Try again what was set aside, and what needs it: {command('resume', found.url)}")
 
 
 def list_runs(root: Annotated[str, typer.Argument(help="Folder or URL that holds runs.")] = "runs") -> None:
@@ -60,10 +66,10 @@ def list_runs(root: Annotated[str, typer.Argument(help="Folder or URL that holds
         try:
             found = open_run(url).status()
         except NtkPipeError as error:
-            table.add_row(url, "", f"unreadable: {error.message}", "", "")
+            table.add_row(cell(url), "", cell(f"unreadable: {error.message}"), "", "")
             continue
         done, total = (sum(getattr(stage, key) for stage in found.stages) for key in ("done", "total"))
-        table.add_row(url, found.name, found.state, f"{done:,}", f"{total:,}")
+        table.add_row(cell(url), cell(found.name), found.state, f"{done:,}", f"{total:,}")
     if not names:
         raise ConfigError(f"there are no runs below {root}. Start one with `ntkpipe run digits`.")
     Console().print(table)
@@ -75,7 +81,7 @@ def query(
         str,
         typer.Argument(
             metavar="WHAT",
-            help=f"One of {', '.join(QUESTIONS)}.",
+            help=escape(f"One of {', '.join(QUESTIONS)}."),
         ),
     ],
     rows: Annotated[str, typer.Option(help="0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER; all by default.")] = ":",
@@ -92,7 +98,3 @@ def schema() -> None:
     from ntkpipe.configs.run import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=1))
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from ntkpipe.configs.errors import ConfigError, StorageError
+from ntkpipe.pipeline.cli.terminal import printable
 
 MAX_SCREEN_CELLS = 1_000_000
 
@@ -28,7 +29,7 @@ class Answer:
 
 
 def write_answer(answer: Answer, out: Path | None) -> None:
-    """Write to a file by its ending, or as CSV to the screen.
+    """Write to a file by its ending, or as CSV to the screen, which shows control characters by their codes.
 
     Raises:
         ConfigError: The ending is unknown, or the answer does not suit it.
@@ -37,7 +38,7 @@ def write_answer(answer: Answer, out: Path | None) -> None:
     if out is None:
         if np.size(answer.values) > MAX_SCREEN_CELLS:
             raise ConfigError(f"{np.size(answer.values):,} values are too many for the screen; give --out FILE.npy")
-        typer.echo(_csv(answer), nl=False)
+        typer.echo(printable(_csv(answer)), nl=False)
         return
     writers = {".npy": _npy, ".csv": lambda found: _csv(found).encode(), ".json": _json}
     if out.suffix not in writers:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ntkpipe.pipeline.cli.terminal import printable
+
 LINE_SECONDS = 5.0
 """Without a terminal a line is printed at most this often per stage, and at its end."""
 
@@ -71,7 +73,7 @@ class ProgressDisplay:
 
     def note(self, text: str) -> None:
         """Print a line between the bars."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(printable(text), highlight=False, markup=False)
 
     def _line(self, name: str) -> None:
         count = f"{self._done[name]}/{self._total[name]}"

@@ -1,56 +1,113 @@
-"""Commands that change a run: run, plan, resume, verify."""
+"""Commands that start a run or go on with one: run, plan, resume, extend."""
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
+from ntkpipe.pipeline.cli.terminal import say
+from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage.records import KernelGeometry
-from ntkpipe.storage.verify import Finding
 from ntkpipe.workers.solvers.choice import duration
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. resources.workers=4.")
 ]
 Url = Annotated[str, typer.Argument(metavar="RUN", help="Path or URL of the run.")]
+Out = Annotated[str | None, typer.Option(help=escape("Path or URL of the new run [runs/NAME-TIME]."))]
+SingleWriter = Annotated[
+    bool,
+    typer.Option(
+        "--single-writer",
+        help="Allow a store that does not refuse to create an object twice; you see to it that only one driver runs.",
+    ),
+]
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a preset such as digits.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (run, plan, resume, verify):
+    for command in (run, plan, resume, extend):
         app.command()(command)
 
 
 def run(
     config: Config,
-    out: Annotated[str | None, typer.Option(help="Path or URL of the new run [runs/NAME-TIME].")] = None,
+    out: Out = None,
     overrides: Overrides = None,
+    fork: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A run from which everything that is still valid is taken over.")
+    ] = None,
+    single_writer: SingleWriter = False,
 ) -> None:
     """Carry out a configuration: features, kernels, solutions, analyses."""
-    from ntkpipe.pipeline.run import run as run_config
+    from ntkpipe.pipeline import run as verbs
 
-    console, started = Console(), time.monotonic()
-    with ProgressDisplay(console) as progress:
-        finished = run_config(config, out, overrides=overrides or (), progress=progress)
-    print_summary(console, finished, time.monotonic() - started)
+    settings = _settings(overrides, single_writer)
+    if fork is None:
+        _carry_out(lambda **watched: verbs.run(config, out, overrides=settings, **watched))
+    else:
+        _carry_out(lambda **watched: verbs.fork(fork, out, config=config, overrides=settings, **watched))
 
 
-def resume(url: Url, overrides: Overrides = None) -> None:
-    """Finish an interrupted run; refused if anything has changed that would change the numbers."""
-    from ntkpipe.pipeline.run import resume as resume_run
+def resume(
+    url: Url,
+    overrides: Overrides = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT",
+            help="Path or URL of a new run, with any settings, that takes over from RUN everything that is still valid.",
+        ),
+    ] = None,
+    single_writer: SingleWriter = False,
+) -> None:
+    """Finish an interrupted run; refused if anything has changed that would change the numbers, unless it is forked."""
+    from ntkpipe.pipeline import run as verbs
 
-    console, started = Console(), time.monotonic()
-    with ProgressDisplay(console) as progress:
-        finished = resume_run(url, overrides=overrides or (), progress=progress)
+    settings = _settings(overrides, single_writer)
+    if fork is None:
+        _carry_out(lambda **watched: verbs.resume(url, overrides=settings, **watched))
+    else:
+        _carry_out(lambda **watched: verbs.fork(url, fork, overrides=settings, **watched))
+
+
+def extend(
+    url: Url,
+    out: Out = None,
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="CONFIG", help="Of the new run; by default that of RUN with --set applied.")
+    ] = None,
+    single_writer: SingleWriter = False,
+) -> None:
+    """Start a new run with more samples, of which only features and blocks of the new ones are computed."""
+    from ntkpipe.pipeline import run as verbs
+
+    settings = _settings(overrides, single_writer)
+    _carry_out(lambda **watched: verbs.extend(url, out, config=config, overrides=settings, **watched))
+
+
+def _settings(overrides: list[str] | None, single_writer: bool) -> list[str]:
+    return [*(overrides or ()), *(["store.single_writer=true"] if single_writer else [])]
+
+
+def _carry_out(verb: Callable[..., Run]) -> None:
+    """Show the progress of a run and what it has found; SIGTERM asks its driver to stop."""
+    console, started, stop = Console(), time.monotonic(), StopRequest()
+    with stop.listening(), ProgressDisplay(console) as progress:
+        finished = verb(progress=progress, stop=stop)
     print_summary(console, finished, time.monotonic() - started)
 
 
@@ -107,35 +164,6 @@ def plan(
             f"PSEUDO: the backward pass differs from the derivative by {100 * probe.gradient.error:.2g} %",
         )
     _print_coverage(console, probe, explain=explain)
-
-
-def verify(
-    url: Url,
-    repair: Annotated[bool, typer.Option(help="Compute damaged tasks again.")] = False,
-) -> None:
-    """Re-read every stored chunk and compare it with its receipt."""
-    from ntkpipe.pipeline.run import verify as verify_run
-
-    console = Console()
-    num_tasks = num_chunks = num_bytes = 0
-    findings: list[Finding] = []
-    for checked in verify_run(url, repair=repair):
-        num_tasks += 1
-        findings += checked.findings
-        if checked.receipt is not None:
-            written = (*checked.receipt.chunks, *checked.receipt.objects)
-            num_chunks += len(written)
-            num_bytes += sum(record.nbytes for record in written)
-    for finding in findings:
-        _line(console, f"{finding.stage} task {finding.task}", finding.problem)
-    _line(console, "checked", f"{num_tasks:,} tasks, {num_chunks:,} chunks and objects, {decimal(num_bytes)}")
-    if not findings:
-        console.print("Everything is as it was committed.")
-    elif repair:
-        resume(url)
-    else:
-        console.print(f"{len(findings)} problems found. `ntkpipe verify {url} --repair` computes them again.")
-        raise typer.Exit(1)
 
 
 def _described(config: RunConfig, kernel: KernelGeometry) -> str:
@@ -208,4 +236,4 @@ def _duration(seconds: float) -> str:
 
 
 def _line(console: Console, name: str, text: str) -> None:
-    console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{name}: {text}")

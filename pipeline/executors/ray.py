@@ -2,7 +2,8 @@
 
 Ray starts processes and moves calls; it retries nothing. The driver owns attempts and commits, because Ray's own
 retries reorder calls and have no limit per task. A worker that is lost or too slow is killed and replaced, and what it
-had is reported as failed.
+had is reported as failed. A worker is given tasks once it has answered: a process that never starts, or that a cluster
+has no room for, holds nothing up as long as there is another one.
 """
 
 import os
@@ -11,6 +12,7 @@ import socket
 import tempfile
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -18,15 +20,28 @@ from typing import Any, final
 import ray
 import ray.exceptions
 
-from ntkpipe.configs.errors import PlanError
-from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
-from ntkpipe.workers.tasks import Task, TaskResult, WorkerSpec
+from ntkpipe.configs.errors import PlanError, error_of_kind
+from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError, attempt_error
+from ntkpipe.pipeline.executors.processes import (
+    Place,
+    deferring_signals,
+    keeping_handler,
+    oom_kills,
+    remove_stale_folders,
+)
+from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
 from ntkpipe.workers.worker import Worker, describe_failure
 
 TASKS_PER_WORKER = 2
 """In flight per worker: one computes, one waits, which hides the round trip."""
 
 CONNECT_SECONDS = 10.0
+
+FETCH_SECONDS = 60.0
+"""For an answer that is ready to arrive; it may be on a node that has just been lost."""
+
+MAX_STARTS = 3
+"""In a row that fail, before a worker is given up."""
 
 TEMPORARY_PREFIX = "ntkpipe-ray-"
 
@@ -36,14 +51,34 @@ class _Actor:
     """The worker process: turns results and errors into plain values."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._worker = Worker(spec)
-
-    def run(self, task: Task) -> TaskResult | tuple[str, str]:
-        """Carry out a task; an error is returned as (kind, message)."""
+        self._worker: Worker | None = None
+        self._failure = ("exception", "")
         try:
-            return self._worker.run(task)
+            self._worker = Worker(spec)
+        except Exception as error:  # noqa: BLE001 - whatever keeps a worker from starting is reported, not raised
+            self._failure = describe_failure(error)
+
+    def hello(self) -> Place | tuple[str, str]:
+        """Say where the process is; an error that kept it from starting is returned as (kind, message)."""
+        return Place.here() if self._worker is not None else self._failure
+
+    def run(self, task: Task, halvings: int) -> TaskResult | tuple[str, str]:
+        """Carry out a task; an error is returned as (kind, message)."""
+        if self._worker is None:
+            return self._failure
+        try:
+            return self._worker.run(task, halvings)
         except Exception as error:  # noqa: BLE001 - whatever ends a task is reported, not raised
             return describe_failure(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """An attempt at a task that a worker has been given."""
+
+    answer: Any
+    task: Task
+    halvings: int
 
 
 @dataclass(slots=True)
@@ -51,9 +86,14 @@ class _Slot:
     """A worker and its tasks in the order in which it gets to them."""
 
     actor: Any
-    tasks: deque[tuple[Any, Task]] = field(default_factory=deque)
-    head_since: float = 0.0
-    """When the first of the tasks was started."""
+    hello: Any
+    """Its first answer."""
+    since: float = field(default_factory=time.monotonic)
+    """When it was started, or when the first of its tasks was."""
+    place: Place | None = None
+    """Where it is; None before it has answered."""
+    calls: deque[_Call] = field(default_factory=deque)
+    failed_starts: int = 0
 
 
 @final
@@ -72,97 +112,158 @@ class RayExecutor(AbstractExecutor):
         self._owns_ray = False
         self._temporary: Path | None = None
         self._remote_class: Any = None
+        self._oom_kills = oom_kills()
 
     def __enter__(self) -> "RayExecutor":
-        """Start or join Ray and start the workers.
+        """Start or join Ray and begin to start the workers.
 
         Raises:
             PlanError: The address cannot be reached.
         """
-        if not ray.is_initialized():
-            self._start_ray()
-        gpus = 1 if self._spec.config.resources.device.startswith("cuda") else 0
-        self._remote_class = ray.remote(_Actor).options(
-            num_cpus=1 if self._address != "local" else 0, num_gpus=gpus, max_restarts=0, max_task_retries=0
-        )
-        self._slots = [_Slot(self._start_actor()) for _ in range(self._num_workers)]
+        try:
+            if not ray.is_initialized():
+                self._start_ray()
+            gpus = 1 if self._spec.config.resources.device.startswith("cuda") else 0
+            self._remote_class = ray.remote(_Actor).options(
+                num_cpus=1 if self._address != "local" else 0, num_gpus=gpus, max_restarts=0, max_task_retries=0
+            )
+            for _ in range(self._num_workers):
+                self._slots.append(self._start_worker())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         """End the workers, and Ray if it was started here."""
         for slot in self._slots:
-            ray.kill(slot.actor)
+            _end_worker(slot)
         self._slots = []
         if self._owns_ray:
-            ray.shutdown()
+            # Ray takes every handler of SIGTERM away as it ends, below what Python knows of.
+            with deferring_signals():
+                ray.shutdown()
             self._owns_ray = False
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     @property
     def capacity(self) -> int:
-        """Two tasks per worker."""
-        return TASKS_PER_WORKER * self._num_workers
+        """Two tasks per worker that has answered."""
+        return TASKS_PER_WORKER * sum(slot.place is not None for slot in self._slots)
 
-    def submit(self, task: Task) -> None:
-        """Give a task to the worker with the fewest."""
-        slot = min(self._slots, key=lambda slot: len(slot.tasks))
-        if not slot.tasks:
-            slot.head_since = time.monotonic()
-        slot.tasks.append((slot.actor.run.remote(task), task))
+    def submit(self, task: Task, halvings: int = 0) -> None:
+        """Give a task to the worker with the fewest; there must be one that has answered."""
+        slot = min((slot for slot in self._slots if slot.place is not None), key=lambda slot: len(slot.calls))
+        if not slot.calls:
+            slot.since = time.monotonic()
+        slot.calls.append(_Call(slot.actor.run.remote(task, halvings), task, halvings))
 
     def wait(self, timeout_seconds: float) -> list[Outcome]:
-        """Collect what is ready, and replace workers that died or took too long."""
-        heads = {slot.tasks[0][0]: slot for slot in self._slots if slot.tasks}
-        ready, _ = ray.wait(list(heads), num_returns=1, timeout=timeout_seconds)
+        """Collect what is ready, and replace workers that died or took too long.
+
+        Raises:
+            PlanError: No worker can be started.
+            NtkPipeError: What kept a worker from starting.
+        """
+        awaited = {slot.calls[0].answer: slot for slot in self._slots if slot.calls}
+        awaited |= {slot.hello: slot for slot in self._slots if slot.place is None}
         outcomes: list[Outcome] = []
+        ready, others = ray.wait(list(awaited), num_returns=1, timeout=timeout_seconds) if awaited else ([], [])
+        if others:
+            ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
         for reference in ready:
-            slot = heads[reference]
-            task = slot.tasks[0][1]
-            try:
-                value = ray.get(reference)
-            except ray.exceptions.RayError as error:
-                text = str(error).strip().splitlines()
-                reason = text[0] if text else type(error).__name__
-                outcomes += self._replace(slot, TaskError("worker-lost", f"the worker process was lost: {reason}"))
-                continue
-            slot.tasks.popleft()
-            slot.head_since = time.monotonic()
-            if isinstance(value, TaskResult):
-                outcomes.append(Outcome(task, result=value))
+            slot = awaited[reference]
+            if slot.place is None:
+                self._welcome(slot)
             else:
-                outcomes.append(Outcome(task, error=TaskError(*value)))
-        for slot in self._slots:
-            if slot.tasks and time.monotonic() - slot.head_since > self._task_seconds:
-                late = TaskError("deadline", f"took longer than resources.task_seconds = {self._task_seconds:g}")
-                outcomes += self._replace(slot, late)
+                outcomes += self._collect(slot)
+        for slot in list(self._slots):
+            if time.monotonic() - slot.since <= self._task_seconds:
+                continue
+            late = f"took longer than resources.task_seconds = {self._task_seconds:g}"
+            if slot.place is None:
+                self._start_again(slot, f"its process {late} to start; is there room for it?")
+            elif slot.calls:
+                outcomes += self._replace(slot, "deadline", late)
         return outcomes
 
-    def _replace(self, slot: _Slot, error: TaskError) -> list[Outcome]:
+    def _welcome(self, slot: _Slot) -> None:
+        """Take the first answer of a worker."""
+        try:
+            found = ray.get(slot.hello, timeout=FETCH_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            self._start_again(slot, _first_line(error))
+            return
+        if isinstance(found, Place):
+            slot.place, slot.failed_starts, slot.since = found, 0, time.monotonic()
+            return
+        kind, message = found
+        if kind not in ("exception", MEMORY_KIND):
+            raise error_of_kind(kind, message)
+        self._start_again(slot, message)
+
+    def _start_again(self, slot: _Slot, reason: str) -> None:
+        """Start a worker afresh that has not started, a few times.
+
+        Raises:
+            PlanError: It was the last one.
+        """
+        _end_worker(slot)
+        self._slots.remove(slot)
+        if slot.failed_starts + 1 < MAX_STARTS:
+            self._slots.append(self._start_worker(slot.failed_starts + 1))
+        elif not self._slots:
+            raise PlanError(
+                f"no worker could be started in {MAX_STARTS} tries, the last one because {reason}. Check "
+                "resources.workers, the free CPUs and GPUs of the cluster, and that its nodes can import ntkpipe."
+            )
+
+    def _collect(self, slot: _Slot) -> list[Outcome]:
+        """Return how the first task of a worker ended, and of one that is lost all the others."""
+        call = slot.calls[0]
+        try:
+            value = ray.get(call.answer, timeout=FETCH_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            kind = MEMORY_KIND if self._ran_out_of_memory(slot, error) else "worker-lost"
+            return self._replace(slot, kind, f"the worker process was lost: {_first_line(error)}")
+        slot.calls.popleft()
+        slot.since = time.monotonic()
+        if isinstance(value, TaskResult):
+            return [Outcome(call.task, result=value)]
+        return [Outcome(call.task, error=attempt_error(self._spec, call.task, call.halvings, *value))]
+
+    def _ran_out_of_memory(self, slot: _Slot, error: Exception) -> bool:
+        """Return whether Ray says so, or the kernel of this machine has ended a process since it was last asked."""
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        is_near = slot.place is not None and slot.place.is_near
+        return isinstance(error, ray.exceptions.OutOfMemoryError) or (is_near and self._oom_kills > before)
+
+    def _replace(self, slot: _Slot, kind: str, message: str) -> list[Outcome]:
         """Start a new worker in place of one that is lost, and report its tasks; only the first had been started."""
-        outcomes = [
-            Outcome(task, error=error if position == 0 else TaskError(error.kind, error.message, counts=False))
-            for position, (_, task) in enumerate(slot.tasks)
-        ]
-        ray.kill(slot.actor)
-        slot.tasks.clear()
-        slot.actor = self._start_actor()
+        first, *others = slot.calls
+        outcomes = [Outcome(first.task, error=attempt_error(self._spec, first.task, first.halvings, kind, message))]
+        outcomes += [Outcome(call.task, error=TaskError("not-started", message, counts=False)) for call in others]
+        _end_worker(slot)
+        self._slots[self._slots.index(slot)] = self._start_worker()
         return outcomes
 
-    def _start_actor(self) -> Any:
-        return self._remote_class.remote(self._spec)
+    def _start_worker(self, failed_starts: int = 0) -> _Slot:
+        actor = self._remote_class.remote(self._spec)
+        return _Slot(actor, actor.hello.remote(), failed_starts=failed_starts)
 
     def _start_ray(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
         if self._address == "local":
-            _remove_stale_folders()
+            remove_stale_folders(TEMPORARY_PREFIX)
             self._temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-"))
             options |= {"num_cpus": self._num_workers, "_temp_dir": str(self._temporary)}
         else:
             _check_reachable(self._address)
         try:
-            ray.init(address=self._address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            with keeping_handler():
+                ray.init(address=self._address, **options)
+        except (OSError, RuntimeError, ValueError) as error:
             raise PlanError(
                 f"Ray at {self._address!r} cannot be reached or started: {error}. Check resources.address, and "
                 "RAY_AUTH_TOKEN for a cluster with authentication."
@@ -187,9 +288,14 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def _remove_stale_folders() -> None:
-    """Remove what drivers that were killed have left in the temporary folder."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
-        process = folder.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
-        if process.isdigit() and not Path(f"/proc/{process}").exists() and Path("/proc").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+def _end_worker(slot: _Slot) -> None:
+    """End a worker: through Ray, wherever it is, and without Ray if it is on this machine."""
+    with suppress(ray.exceptions.RayError):
+        ray.kill(slot.actor)
+    if slot.place is not None:
+        slot.place.kill()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import final
 
-from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
+from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, attempt_error
 from ntkpipe.workers.tasks import Task, WorkerSpec
 from ntkpipe.workers.worker import Worker, describe_failure
 
@@ -14,7 +14,7 @@ class SerialExecutor(AbstractExecutor):
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._queue: deque[Task] = deque()
+        self._queue: deque[tuple[Task, int]] = deque()
         self._worker: Worker | None = None
 
     def __enter__(self) -> "SerialExecutor":
@@ -31,15 +31,15 @@ class SerialExecutor(AbstractExecutor):
         """One: there is nothing to overlap."""
         return 1
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: Task, halvings: int = 0) -> None:
         """Queue a task."""
-        self._queue.append(task)
+        self._queue.append((task, halvings))
 
     def wait(self, timeout_seconds: float) -> list[Outcome]:
         """Carry out the next task."""
         assert self._worker is not None, "the executor has not been entered"
-        task = self._queue.popleft()
+        task, halvings = self._queue.popleft()
         try:
-            return [Outcome(task, result=self._worker.run(task))]
+            return [Outcome(task, result=self._worker.run(task, halvings))]
         except Exception as error:  # noqa: BLE001 - whatever ends a task is reported, not raised
-            return [Outcome(task, error=TaskError(*describe_failure(error)))]
+            return [Outcome(task, error=attempt_error(self._spec, task, halvings, *describe_failure(error)))]

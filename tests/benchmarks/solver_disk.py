@@ -19,7 +19,7 @@ from ntkpipe.storage.kernel import AbstractMatrix
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
 from ntkpipe.storage.records import Manifest
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 
 T = TypeVar("T")
 

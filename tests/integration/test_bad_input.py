@@ -195,6 +195,15 @@ def test_analyses_that_could_only_fail_are_refused_before_anything_is_computed()
         ntkpipe.plan(golden.config(analyses=[{"kind": "neighbors", "kernel": "ck"}]))
 
 
+def test_what_a_run_without_its_manifest_has_left_is_not_taken_for_anothers(tmp_path):
+    ntkpipe.run(golden.config(), tmp_path / "run")
+    (tmp_path / "run/run.json").rename(tmp_path / "run.json")
+    model = {"target": "golden:build_member", "options": {"shift": 0.5}}
+    refused(2, "(receipts), but not its run.json", config=golden.config(model=model), tmp_path=tmp_path)
+    (tmp_path / "run.json").rename(tmp_path / "run/run.json")
+    assert ntkpipe.open_run(tmp_path / "run").status().state == "finished"
+
+
 def test_an_empty_place_is_refused():
     with pytest.raises(NtkPipeError, match="is empty"):
         ntkpipe.run(golden.config(), "")

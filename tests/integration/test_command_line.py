@@ -1,6 +1,7 @@
 """The command as a user types it."""
 
 import json
+import shlex
 
 import golden
 import numpy as np
@@ -25,6 +26,28 @@ def test_status_counts_tasks_and_speaks_json(run):
     document = json.loads(ntkpipe_command("status", run, "--json").stdout)
     assert document["state"] == "finished"
     assert [stage["done"] for stage in document["stages"]] == [4, 7, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("command", "text"), [("run", "[runs/NAME-TIME]"), ("extend", "[runs/NAME-TIME]"), ("query", "[/ROWS-COLUMNS]")]
+)
+def test_help_shows_brackets_as_they_are(command, text):
+    found = ntkpipe_command(command, "--help")
+    assert found.returncode == 0, found.stderr
+    assert text in found.stdout
+
+
+def test_commands_that_a_run_recommends_can_be_pasted_into_a_shell(run, tmp_path):
+    place = tmp_path / "my runs; ü"
+    found = ntkpipe_command("run", run.parent / "config.yaml", "--out", place)
+    recommended = found.stdout.partition("Try next:")[2].strip().splitlines()
+    assert len(recommended) == 4
+    for line in recommended:
+        program, *words = shlex.split(line)
+        assert program == "ntkpipe"
+        assert ntkpipe_command(*words).returncode == 0
+    (place / "receipts/solve/krr.json").unlink()
+    assert f"resume {shlex.quote(str(place))}" in ntkpipe_command("status", place).stdout
 
 
 def test_list_finds_the_run(run):

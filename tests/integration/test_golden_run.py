@@ -146,6 +146,10 @@ def test_a_map_style_data_set_gives_the_same_run(run, tmp_path):
         ({"model": {"target": "golden:build_unseeded_model"}}, "builds other weights in this process"),
         ({"data": {"splits": {"train": {"kind": "python", "target": "golden:load_random"}}}}, "differ from those"),
         ({"data": {"splits": {"train": {"kind": "python", "target": "golden:Augmented"}}}}, "differ from those"),
+        (
+            {"data": {"splits": {"train": {"kind": "python", "target": "golden:load_relabelled"}}}},
+            "ids or labels differ",
+        ),
     ],
 )
 def test_a_worker_that_loads_something_else_than_was_planned_refuses_to_work(section, words, tmp_path):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ntkpipe.configs.loading import load_config
-from ntkpipe.pipeline import run as verbs
+from ntkpipe.pipeline import execution as verbs
 from ntkpipe.storage.ledger import Ledger
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.probing.probe import probe_run
 
 TESTS = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ import pickle, re, sys
 from pathlib import Path
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Receipt
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.worker import Worker
 
 spec, tasks = pickle.loads(Path(sys.argv[1]).read_bytes())
@@ -58,10 +58,10 @@ def predicted_and_measured(changes, folder):
     }
     config = load_config(document | changes)
     probe = probe_run(config)
-    plan = verbs._plan(probe)
+    plan = verbs.make_plan(probe)
     store = open_store(str(folder / "run"))
-    verbs._prepare(store, Ledger(store), probe, 1)
-    spec = verbs._worker_spec(store, plan, probe)
+    verbs.prepare(store, Ledger(store), probe, 1)
+    spec = verbs.worker_spec(store, plan, probe)
     stages = [list(plan.tasks(stage)) for stage in ("features", "kernel")]
     measured = [peak(spec, tasks, folder) for tasks in stages]
     return probe, [probe.memory.features_bytes, probe.memory.kernel_bytes], measured

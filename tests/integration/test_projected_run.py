@@ -1,12 +1,11 @@
 """Runs with estimated and labelled kernels: standard errors, passes, marks and refusals."""
 
-import json
-
 import golden
 import numpy as np
 import pytest
 import torch
 from commands import ntkpipe_command
+from runs import edit_manifest
 from torch import nn
 
 import ntkpipe
@@ -120,8 +119,7 @@ def test_standard_errors_from_the_command_line(tmp_path):
 
 def test_features_of_an_earlier_version_do_not_tell_their_error(tmp_path):
     ntkpipe.run(config(), tmp_path / "run")
-    path = tmp_path / "run/run.json"
-    path.write_text(path.read_text().replace('"numerics_version": 4', '"numerics_version": 2'))
+    edit_manifest(tmp_path / "run", lambda manifest: manifest.update(numerics_version=2))
     run = ntkpipe.open_run(tmp_path / "run")
     with pytest.raises(NotFoundError, match="two independent halves"):
         run.standard_errors("trntk")
@@ -198,10 +196,7 @@ def test_memory_and_batches_may_change_when_a_run_is_resumed(tmp_path):
 
 def test_another_route_is_another_run(tmp_path):
     ntkpipe.run(config(), tmp_path / "run")
-    path = tmp_path / "run/run.json"
-    manifest = json.loads(path.read_text())
-    manifest["fingerprints"]["routes"] = "0" * 64
-    path.write_text(json.dumps(manifest))
+    edit_manifest(tmp_path / "run", lambda manifest: manifest["fingerprints"].update(routes="0" * 64))
     with pytest.raises(RunMismatchError, match=r"fingerprints\.routes"):
         ntkpipe.resume(tmp_path / "run")
 

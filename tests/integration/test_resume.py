@@ -1,12 +1,14 @@
 """Interrupted, changed and damaged runs."""
 
+import json
 import os
+import re
 from pathlib import Path
 
 import golden
 import pytest
 from interruptions import Killed, interrupt_after
-from runs import chunk_hashes
+from runs import chunk_hashes, edit_manifest
 
 import ntkpipe
 from ntkpipe.configs.errors import (
@@ -17,7 +19,8 @@ from ntkpipe.configs.errors import (
     RunLockedError,
     RunMismatchError,
 )
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.records import NUMERICS_VERSION
+from ntkpipe.storage.stores.registry import open_store
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,64 @@ def test_drift_is_refused_with_a_field_by_field_difference(override, named, unin
         ntkpipe.resume(uninterrupted, overrides=[override])
 
 
+def test_the_split_whose_samples_have_changed_is_named(uninterrupted):
+    with pytest.raises(RunMismatchError) as caught:
+        ntkpipe.resume(uninterrupted, overrides=["data.splits.test.options.shift=1.0"])
+    assert "fingerprints.data.test: stored" in caught.value.message
+    assert "the samples, labels or ids of the split" in caught.value.message
+    assert "fingerprints.data.train" not in caught.value.message
+    assert f"ntkpipe resume {uninterrupted} --fork OUT" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("weights", "the weights of the model"),
+        ("routes", "how gradients of the model are found"),
+        ("data.train", "the samples, labels or ids of the split"),
+        ("projection.pntk-sjlt", "the random map of the kernel"),
+    ],
+)
+def test_every_fingerprint_is_named_and_explained(name, meaning, tmp_path):
+    ntkpipe.run(golden.config(), tmp_path / "run")
+
+    def edit(document):
+        assert document["fingerprints"][name]
+        document["fingerprints"][name] = "another"
+
+    edit_manifest(tmp_path / "run", edit)
+    with pytest.raises(
+        RunMismatchError, match=rf"fingerprints\.{re.escape(name)}: stored 'another', now .*\({meaning}\)"
+    ):
+        ntkpipe.resume(tmp_path / "run")
+
+
+def test_many_differences_are_counted(tmp_path):
+    ntkpipe.run(golden.config(), tmp_path / "run")
+    edit_manifest(tmp_path / "run", lambda document: document["fingerprints"].update({f"x{i}": "" for i in range(30)}))
+    with pytest.raises(RunMismatchError) as caught:
+        ntkpipe.resume(tmp_path / "run")
+    assert caught.value.message.count(": stored") == 20
+    assert "and 10 more" in caught.value.message
+
+
+def test_a_run_of_schema_version_1_goes_on(tmp_path, monkeypatch, uninterrupted):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(Killed):
+            ntkpipe.run(golden.config(), tmp_path / "run")
+    older = {"manifest": {"origin", "seal"}, "receipt": {"made_from", "origin", "seal"}}
+    for path in [tmp_path / "run/run.json", *(tmp_path / "run/receipts").rglob("*.json")]:
+        document = json.loads(path.read_text())
+        for field in older["manifest" if path.name == "run.json" else "receipt"]:
+            del document[field]
+        for record in document.get("chunks", ()):
+            del record["start"], record["shape"]
+        path.write_text(json.dumps(document | {"schema_version": 1}))
+    ntkpipe.resume(tmp_path / "run")
+    assert chunk_hashes(tmp_path / "run") == chunk_hashes(uninterrupted)
+
+
 def test_changed_weights_are_refused(uninterrupted, monkeypatch):
     build = golden.build_model
 
@@ -97,9 +158,9 @@ def test_changed_weights_are_refused(uninterrupted, monkeypatch):
 
 def test_code_that_computes_other_numbers_is_refused(tmp_path):
     run = ntkpipe.run(golden.config(), tmp_path / "run")
-    path = tmp_path / "run/run.json"
-    path.write_text(path.read_text().replace('"numerics_version": 4', '"numerics_version": 2'))
-    with pytest.raises(RunMismatchError, match="numerics_version: stored 2, now 4"):
+    older = run.manifest.model_copy(update={"numerics_version": 2})
+    (tmp_path / "run/run.json").write_bytes(older.encode())
+    with pytest.raises(RunMismatchError, match=f"numerics_version: stored 2, now {NUMERICS_VERSION}"):
         ntkpipe.resume(run.url)
 
 
@@ -140,9 +201,8 @@ def test_damage_is_found_and_repaired(damage, tmp_path, uninterrupted):
     damage(tmp_path / "run/data.zarr/kernel/trntk0/train-train/c/1/0")
     findings = [finding for checked in ntkpipe.verify(run.url) for finding in checked.findings]
     assert [(finding.stage, finding.task) for finding in findings] == [("kernel", "train-train/000001-000000")]
-    if damage is not damage_other_chunk:
-        with pytest.raises(CorruptChunkError, match=r"trntk0/train-train, chunk \[1, 0\]"):
-            ntkpipe.open_run(run.url).kernel("trntk0")[2, 0]
+    with pytest.raises(CorruptChunkError, match=r"trntk0/train-train, chunk \[1, 0\]"):
+        ntkpipe.open_run(run.url).kernel("trntk0")[2, 0]
     assert any(checked.findings for checked in ntkpipe.verify(run.url, repair=True))
     ntkpipe.resume(run.url)
     assert not any(checked.findings for checked in ntkpipe.verify(run.url))
@@ -153,7 +213,7 @@ def test_lost_metadata_of_an_array_is_found_and_repaired(tmp_path, uninterrupted
     run = ntkpipe.run(golden.config(), tmp_path / "run")
     (tmp_path / "run/data.zarr/diagonal/ck/test/zarr.json").unlink()
     findings = [finding for checked in ntkpipe.verify(run.url, repair=True) for finding in checked.findings]
-    assert {finding.task for finding in findings} == {"test/00000000", "test/00000001"}
+    assert {(finding.stage, finding.task) for finding in findings} == {("prepare", "arrays")}
     ntkpipe.resume(run.url)
     assert chunk_hashes(tmp_path / "run") == chunk_hashes(uninterrupted)
 

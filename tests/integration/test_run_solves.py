@@ -209,15 +209,15 @@ def test_workers_that_share_a_solve_leave_the_bytes_of_one_that_does_it_alone(lo
 
 def test_a_shared_solve_survives_lost_and_damaged_parts(tmp_path, monkeypatch):
     """Rounds on the serial executor: parts vanish and rot between the tasks that wrote them and the step."""
+    from ntkpipe.pipeline import execution as run_module
     from ntkpipe.pipeline import rounds
-    from ntkpipe.pipeline import run as run_module
 
     document = config(SHARED[:1])
     ntkpipe.run(document, tmp_path / "alone")
     monkeypatch.setattr(run_module, "shared_solutions", lambda config: ("pcg",))
     submit, seen = SerialExecutor.submit, []
 
-    def sabotaging(self, task):
+    def sabotaging(self, task, halvings=0):
         parts = sorted(file for file in (tmp_path / "run" / "solver").rglob("parts/*") if file.is_file())
         if not isinstance(task, SolveTask) and parts and len(seen) < 2 and parts[0].name not in seen:
             seen.append(parts[0].name)
@@ -225,7 +225,7 @@ def test_a_shared_solve_survives_lost_and_damaged_parts(tmp_path, monkeypatch):
                 parts[0].unlink()
             else:
                 parts[0].write_bytes(parts[0].read_bytes()[:-5] + b"wrong")
-        submit(self, task)
+        submit(self, task, halvings)
 
     monkeypatch.setattr(SerialExecutor, "submit", sabotaging)
     ntkpipe.run(document, tmp_path / "run")

@@ -1,17 +1,15 @@
 """Solutions of runs where something is unusual: killed at odd moments, damaged, resumed otherwise, or hardly any samples."""
 
-import json
-
 import golden
 import numpy as np
 import pytest
 from interruptions import Killed, interrupt_after
-from runs import chunk_hashes
+from runs import chunk_hashes, edit_manifest, edit_object
 from solving import run_config
 
 import ntkpipe
 from ntkpipe.configs.errors import ConfigError, TaskFailedError
-from ntkpipe.pipeline import run as run_module
+from ntkpipe.pipeline import execution as run_module
 from ntkpipe.pipeline.executors.base import Outcome, TaskError
 from ntkpipe.pipeline.executors.serial import SerialExecutor
 from ntkpipe.storage.ledger import Ledger
@@ -352,17 +350,17 @@ def test_runs_of_before_there_were_more_solvers_can_be_asked(tmp_path):
     section = {"kind": "cholesky", "name": "a", "kernel": "laplace", "ridge": 0.1}
     run = ntkpipe.run(run_config([section]), tmp_path / "run")
     expected = run.predictions("a", "test")
-    for file, old in {
-        "run.json": ("solvers", "geometry.factors", "geometry.solution_splits"),
-        "solutions/a.json": ("equation", "backward_errors", "flags", "chosen", "classes", "losses", "extras"),
-    }.items():
-        document = json.loads((tmp_path / "run" / file).read_text())
-        for path in old:
-            *parents, name = path.split(".")
-            section = document[parents[0]] if parents else document
-            del section[name]
-        document |= {"numerics_version": 3} if file == "run.json" else {}
-        (tmp_path / "run" / file).write_text(json.dumps(document))
+
+    def forget_more_solvers(manifest):
+        manifest["numerics_version"] = 3
+        del manifest["solvers"], manifest["geometry"]["factors"], manifest["geometry"]["solution_splits"]
+
+    def forget_what_is_new(record):
+        for name in ("equation", "backward_errors", "flags", "chosen", "classes", "losses", "extras"):
+            del record[name]
+
+    edit_manifest(tmp_path / "run", forget_more_solvers)
+    edit_object(tmp_path / "run", "solve", "a", "solutions/a.json", forget_what_is_new)
     old_run = ntkpipe.open_run(tmp_path / "run")
     assert old_run.status().state == "finished"
     assert old_run.solution_record("a").status == "converged"

@@ -1,11 +1,18 @@
 """Chunks: what is written is read; what is damaged, missing or swapped is noticed."""
 
+import json
+import re
+
+import google_crc32c
 import numpy as np
 import pytest
+import zarr
+from zarr.codecs import Crc32cCodec
 
 from ntkpipe.configs.errors import CorruptChunkError, StorageError
-from ntkpipe.storage.arrays import ArraySpec, ChunkStore, checksum
-from ntkpipe.storage.stores import open_store
+from ntkpipe.storage.arrays import ChunkStore, checksum
+from ntkpipe.storage.metadata import ArraySpec, documents, problems
+from ntkpipe.storage.stores.registry import open_store
 
 SPECS = [
     ArraySpec("kernel/a", (5, 7), (3, 4), "float32", ("row", "column")),
@@ -82,6 +89,18 @@ def test_a_valid_chunk_in_the_wrong_place_is_noticed(chunks, tmp_path):
     assert "crc32c is" in chunks.matches(record) or "missing or incomplete" in chunks.matches(record)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\xff"])
+def test_texts_that_were_written_by_somebody_else_are_damage(content, chunks, tmp_path):
+    record = chunks.write("sample_id/train", (0,), np.array(["a", "b", "c"], object))
+    path = tmp_path / "run/data.zarr/sample_id/train/c/0"
+    whole = path.read_bytes()[:-4]
+    changed = whole[:8] + content + whole[9:] if len(content) == 1 else content + whole[4:]
+    path.write_bytes(changed + google_crc32c.value(changed).to_bytes(4, "little"))
+    assert chunks.matches(record) is not None
+    with pytest.raises(CorruptChunkError):
+        chunks.read("sample_id/train", (0,), committed=record.crc32c)
+
+
 def test_creating_again_keeps_what_is_stored(chunks):
     chunks.write("kernel/a", (0, 0), np.ones((3, 4), np.float32))
     chunks.create(SPECS, {"schema_version": 1})
@@ -91,3 +110,129 @@ def test_creating_again_keeps_what_is_stored(chunks):
 def test_an_array_that_does_not_exist_is_named(chunks):
     with pytest.raises(StorageError, match="no readable array kernel/z"):
         chunks.read("kernel/z", (0, 0))
+
+
+def fill(chunks):
+    """Write every chunk of every array; return {(path, position): values}."""
+    rng, written = np.random.default_rng(3), {}
+    for spec in SPECS:
+        for position in np.ndindex(*(-(-size // chunk) for size, chunk in zip(spec.shape, spec.chunks, strict=True))):
+            shape = [part.stop - part.start for part in spec.region(position)]
+            values = rng.integers(-9, 9, shape)
+            values = (
+                np.array([f"ä{value}" for value in values], object)
+                if spec.dtype == "str"
+                else values.astype(spec.dtype)
+            )
+            chunks.write(spec.path, position, values)
+            written[spec.path, position] = values
+    return written
+
+
+def test_every_byte_is_as_zarr_would_have_written_it(chunks, tmp_path):
+    written = fill(chunks)
+    root = zarr.create_group(tmp_path / "other/data.zarr", attributes={"schema_version": 1})
+    for spec in SPECS:
+        array = root.create_array(
+            spec.path,
+            shape=spec.shape,
+            chunks=spec.chunks,
+            dtype=str if spec.dtype == "str" else spec.dtype,
+            fill_value=spec.fill_value,
+            filters=None,
+            compressors=[Crc32cCodec()],
+            dimension_names=spec.dimensions,
+            config={"write_empty_chunks": True},
+        )
+        for (path, position), values in written.items():
+            if path == spec.path:
+                array[spec.region(position)] = values
+    files = {path.relative_to(tmp_path / "other") for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for file in files:
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "other" / file).read_bytes(), file
+
+
+def test_plain_zarr_reads_what_is_written(chunks, tmp_path):
+    written = fill(chunks)
+    group = zarr.open_group(tmp_path / "run/data.zarr", mode="r")
+    for spec in SPECS:
+        array = group[spec.path]
+        assert array.metadata.dimension_names == spec.dimensions
+        for (path, position), values in written.items():
+            if path == spec.path:
+                assert np.array_equal(array[spec.region(position)], values)
+
+
+def test_readers_need_no_metadata_where_the_run_tells_the_arrays(chunks, tmp_path):
+    written = fill(chunks)
+    for file in (tmp_path / "run").rglob("zarr.json"):
+        file.unlink()
+    told = ChunkStore(open_store(tmp_path / "run"), read_only=True, specs=SPECS)
+    for (path, position), values in written.items():
+        assert np.array_equal(told.read(path, position), values)
+    with pytest.raises(StorageError, match="no readable array kernel/a"):
+        ChunkStore(open_store(tmp_path / "run")).read("kernel/a", (0, 0))
+
+
+def test_what_is_read_is_the_reader_s_own(chunks):
+    chunks.write("kernel/a", (0, 0), np.ones((3, 4), np.float32))
+    values = chunks.read("kernel/a", (0, 0))
+    values[:] = 7
+    assert chunks.read("kernel/a", (0, 0)).sum() == 12
+
+
+def test_nothing_is_written_through_arrays_that_are_open_for_reading(tmp_path):
+    with pytest.raises(AssertionError, match="open for reading only"):
+        ChunkStore(open_store(tmp_path), read_only=True, specs=SPECS).write("label/train", (0,), np.arange(4))
+
+
+def test_an_array_of_another_encoding_is_refused(tmp_path):
+    root = zarr.create_group(tmp_path / "run/data.zarr")
+    root.create_array("kernel/a", shape=(4,), chunks=(2,), dtype="float32")
+    with pytest.raises(StorageError, match="which no run is"):
+        ChunkStore(open_store(tmp_path / "run")).read("kernel/a", (0,))
+
+
+def test_a_receipt_is_held_against_the_grid(chunks):
+    record = chunks.write("kernel/a", (1, 1), np.ones((2, 3), np.float32))
+    assert (record.start, record.shape) == ((3, 4), (2, 3))
+    for change, problem in (
+        ({"start": (0, 0)}, "from .0, 0. on"),
+        ({"shape": (2, 4)}, "committed were .2, 4. values"),
+        ({"position": (2, 0)}, "beyond the array's end"),
+        ({"position": (0,)}, "has 2 axes"),
+    ):
+        assert re.search(problem, chunks.matches(record.model_copy(update=change)) or "")
+    # Receipts of the first version tell neither.
+    assert chunks.matches(record.model_copy(update={"start": (), "shape": ()})) is None
+
+
+def test_metadata_in_other_words_is_the_same_unless_every_byte_counts(chunks):
+    expected = documents(SPECS, {"schema_version": 1})
+    assert not list(problems(chunks.store, expected, exactly=True))
+    for key, document in expected.items():
+        chunks.store.put(key, json.dumps(json.loads(document)).encode())
+    assert not list(problems(chunks.store, expected, exactly=False))
+    assert {key for key, _ in problems(chunks.store, expected, exactly=True)} == set(expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"float32"', '"float64"', "data_type"),
+        ("5,", "4,", "shape"),
+        ('"crc32c"', '"crc33c"', "no metadata of zarr"),
+        ('"row"', '"raw"', "dimension_names"),
+        ('"NaN"', "0.0", "fill_value"),
+    ],
+)
+def test_metadata_that_says_something_else_is_damaged_and_written_again(chunks, old, new, problem):
+    key = "data.zarr/kernel/a/zarr.json"
+    whole = chunks.store.read(key)
+    chunks.store.put(key, whole.decode().replace(old, new, 1).encode())
+    ((found, text),) = problems(chunks.store, documents(SPECS, {"schema_version": 1}), exactly=False)
+    assert found == key
+    assert problem in text
+    chunks.create(SPECS, {"schema_version": 1})
+    assert chunks.store.read(key) == whole

@@ -14,11 +14,14 @@ from benchmarks import (
     solver_process,
     solver_report,
     solvers,
+    storage,
+    storage_report,
     workloads,
 )
 from benchmarks.contraction import METHODS, contract
 from benchmarks.floors import DataOnlyFloor, sum_vectors, trace_vectors
 from benchmarks.jobs import kernel_error
+from benchmarks.measure import Timing
 from solving import points
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -224,3 +227,64 @@ def test_the_solver_script_refuses_what_it_cannot_measure(arguments, capsys):
     with pytest.raises(SystemExit):
         solvers.main(arguments)
     assert "error" in capsys.readouterr().err
+
+
+def test_the_storage_benchmark_measures_every_row_and_keeps_every_repeat(tmp_path, capsys):
+    sizes = ["--mebibytes", "1", "--commits", "3", "--receipts", "20", "--repeats", "2"]
+    folders = ["--folder", str(tmp_path), "--memory-folder", str(tmp_path)]
+    assert storage.main([*sizes, *folders, "--json", str(tmp_path / "found.json"), "--markdown"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    rows = [row for row in found["rows"] if row["section"] == "local disk"]
+    words = [row["what"].split(",")[0] for row in rows]
+    assert words == [
+        "write blocks of features",
+        "read blocks of features",
+        "write kernel tiles",
+        "read kernel tiles",
+        "write kernel tiles with fsync",
+        "verify kernel tiles",
+        "commit",
+        "commit with fsync",
+        "look for a successor",
+        "list receipts",
+        "plan a resume",
+        "move receipts into segments",
+        "plan a resume from segments",
+    ]
+    assert len(found["rows"]) == 2 * len(rows)
+    for row in rows:
+        assert all(seconds > 0 for seconds in row["ours"]["seconds"])
+        assert len(row["ours"]["seconds"]) == (1 if row["bare"] is None else 2)
+    printed = capsys.readouterr().out
+    assert "**memory**" in printed
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["found.json"]
+
+
+def test_a_row_is_judged_by_what_it_aims_for():
+    fast, slow = Timing((0.5,)), Timing((1.0,))
+    row = storage_report.Row("s", "w", "bytes", 2**20, slow, fast, "zarr", least_ratio=0.8)
+    assert (row.ratio, row.met) == (0.5, False)
+    assert storage_report.Row("s", "w", "bytes", 2**20, fast, slow, "zarr", least_ratio=0.8).met is True
+    each = storage_report.Row("s", "w", "each", 1000, slow, None, "", most_seconds=1e-3)
+    assert (each.seconds, each.ratio, each.met) == (1e-3, None, True)
+    assert storage_report.Row("s", "w", "whole", 1000, slow, None, "", most_seconds=0.9).met is False
+    assert storage_report.Row("s", "w", "whole", 1000, slow, fast, "x").met is None
+    (grid,) = storage_report.storage_grids([row])
+    assert grid.rows == (("w", "1 MiB", "1 MB/s", "zarr", "2 MB/s", "0.50", "ratio 0.8: MISSED"),)
+
+
+@pytest.mark.slow
+def test_the_storage_benchmark_measures_an_object_store(tmp_path, short_folder):
+    sizes = ["--mebibytes", "1", "--commits", "2", "--receipts", "3", "--repeats", "1", "--objects", "3", "--peers"]
+    arguments = [
+        *sizes,
+        "--folder",
+        str(short_folder),
+        "--memory-folder",
+        "none",
+        "--json",
+        str(tmp_path / "found.json"),
+    ]
+    assert storage.main(arguments) == 0
+    sections = {row["section"] for row in json.loads((tmp_path / "found.json").read_text())["rows"]}
+    assert sections == {"local disk", "weed, s3fs", "weed, obstore"}

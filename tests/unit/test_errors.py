@@ -28,6 +28,7 @@ def test_the_tree_is_as_documented():
         "NumericalError": ("NtkPipeError", "numerical", 1),
         "CoverageError": ("NtkPipeError", "coverage", 2),
         "TaskFailedError": ("NtkPipeError", "task-failed", 1),
+        "RunStoppedError": ("NtkPipeError", "stopped", 143),
     }
     assert issubclass(errors.ConfigError, ValueError)
     assert issubclass(errors.NotFoundError, KeyError)

@@ -17,11 +17,18 @@ HOMES = {
     "safetensors": ("workers/sources/model.py", "workers/examples/"),
     "zarr": ("storage/",),
     "fsspec": ("storage/",),
+    "obstore": ("storage/stores/obstore_store.py",),
     "google_crc32c": ("storage/",),
     "ray": ("pipeline/executors/ray.py",),
-    "pydantic": ("configs/", "storage/records.py", "storage/solutions.py", "workers/solvers/solve.py"),
+    "pydantic": (
+        "configs/",
+        "storage/documents.py",
+        "storage/records.py",
+        "storage/solutions.py",
+        "workers/solvers/solve.py",
+    ),
     "pydantic_core": ("configs/base.py",),
-    "yaml": ("configs/loading.py",),
+    "yaml": ("configs/yaml_text.py",),
     "typer": ("pipeline/cli/",),
     "rich": ("pipeline/cli/",),
     "matplotlib": ("workers/analyses/",),
@@ -109,8 +116,11 @@ def test_the_public_surface_is_as_documented():
         "closed_form",
         "closed_form_operator",
         "eigenpairs",
+        "extend",
         "features",
         "fit_centres",
+        "fork",
+        "gc",
         "kernel_matrix",
         "load_config",
         "log_determinant",
@@ -137,7 +147,7 @@ def test_the_commands_are_as_documented():
     from ntkpipe.pipeline.cli import app
 
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert sorted(names) == ["list", "plan", "query", "resume", "run", "schema", "status", "verify"]
+    assert sorted(names) == ["extend", "gc", "list", "plan", "query", "resume", "run", "schema", "status", "verify"]
     readme = (ROOT / "README.md").read_text()
     for name in names:
         assert f"ntkpipe {name}" in readme, f"README does not show `ntkpipe {name}`"

@@ -115,13 +115,13 @@ class SplitSource:
             input_digest(self.raw(range(shard.start, shard.stop))) for shard in shards(self.name, len(self), shard_rows)
         )
 
-    def fingerprint(self, digests: Sequence[str]) -> str:
-        """Return the SHA-256 of ids, labels and the digests of all inputs."""
+    def fingerprint(self, digests: Sequence[str], num: int | None = None) -> str:
+        """Return the SHA-256 of ids, labels and the digests of all inputs; of the first ``num`` samples if that is given."""
         state = hashlib.sha256()
-        for text in (*self.ids, *digests):
+        for text in (*self.ids[:num], *digests):
             state.update(text.encode() + b"\0")
         if self.labels is not None:
-            state.update(self.labels.numpy().tobytes())
+            state.update(self.labels[:num].numpy().tobytes())
         return state.hexdigest()
 
     def _item(self, position: int) -> Any:

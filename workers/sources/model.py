@@ -9,7 +9,7 @@ from torch import nn
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.sources import PythonModel
-from ntkpipe.storage.assets import read_asset
+from ntkpipe.storage.assets import check_unpacked, read_asset
 from ntkpipe.workers.sources.imports import call
 from ntkpipe.workers.sources.tensors import tensors_digest
 
@@ -64,15 +64,25 @@ def load_tensors(url: str) -> dict[str, torch.Tensor]:
         raise ConfigError(f"{url} is not a safetensors file: {error}") from None
 
 
+def _reason(error: Exception) -> str:
+    """Return what a reader says, without PyTorch's advice to read the file in a way that runs code."""
+    lines = [line.strip() for line in str(error).splitlines() if "weights_only" not in line]
+    return " ".join(line for line in lines if line).rstrip(".") or type(error).__name__
+
+
 def _load_weights(model: nn.Module, url: str) -> None:
     data = read_asset(url)
+    check_unpacked(url, data)
     try:
         if url.endswith(".safetensors"):
             state = safetensors.torch.load(data)
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a file that is no state dict can make the readers raise anything
-        raise ConfigError(f"{url} is not a safetensors file or a plain state dict: {error}") from None
+        raise ConfigError(
+            f"{url} is not a safetensors file or a plain state dict: {_reason(error)}. Objects in it are never built, "
+            "because that would run code of whoever made the file: save model.state_dict(), best as safetensors."
+        ) from None
     if not isinstance(state, dict):
         raise ConfigError(f"{url} holds a {type(state).__name__}; expected a state dict.")
     try:

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ntkpipe.storage import layout
-from ntkpipe.storage.ledger import put_object
+from ntkpipe.storage.committed import read_committed
+from ntkpipe.storage.objects import put_object
+from ntkpipe.storage.solutions import SOLVE_STAGE
 from ntkpipe.workers.analyses.base import Scalar
 from ntkpipe.workers.analyses.registry import make_analysis
 from ntkpipe.workers.context import WorkerContext
-from ntkpipe.workers.tasks import SOLVE_STAGE, AnalysisTask, Written
+from ntkpipe.workers.tasks import AnalysisTask, Written
 
 CACHE_BYTES = 256 * 2**20
 
@@ -83,8 +85,8 @@ class StoredRunView:
 
     def predictions(self, solution: str, split: str) -> npt.NDArray[np.float64]:
         """The (N, T) predictions of a stored solution."""
-        self._context.ledger.require(SOLVE_STAGE, solution)
-        return self._context.chunks.read(layout.prediction(solution, split), (0, 0))
+        path = layout.prediction(solution, split)
+        return read_committed(self._context.chunks, self._context.ledger, SOLVE_STAGE, solution, path, (0, 0))
 
     def kernel(
         self,

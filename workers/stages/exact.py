@@ -68,7 +68,7 @@ class ExactKernels:
     def _portion(self, portion: Portion) -> tuple[Strips, Strips]:
         """Return what one pass gives, for as many rows at a time as may be kept."""
         keys = [key for key, (view, _) in self._views.items() if _is_of(view, portion)]
-        step = self._context.spec.passes.row_samples
+        step = self._context.passes.row_samples
         rows = self._block.rows
         down: list[Strips] = []
         across: list[Strips] = []
@@ -135,7 +135,8 @@ class ExactKernels:
 
     def _kept(self, rows: Shard, portion: Portion, member: str) -> list[BaseFactors]:
         """Return the factors of rows; kept for the next task, which usually has the same rows."""
-        key = (rows, portion, member, frozenset(one.base_key for one, _ in self._views.values()))
+        keys = frozenset(one.base_key for one, _ in self._views.values())
+        key = (rows, portion, member, keys, self._context.passes)
         context = self._context
         if context.kept_factors is None or context.kept_factors[0] != key:
             context.kept_factors = None
@@ -144,7 +145,7 @@ class ExactKernels:
 
     def _factors(self, side: Shard, portion: Portion, which: int) -> Iterator[BaseFactors]:
         """Yield the factors of groups of samples, under the member of the rows (0) or of the columns (1)."""
-        passes = self._context.spec.passes
+        passes = self._context.passes
         engine = self._context.engine(self._members[which])
         views = [pair[which] for pair in self._views.values() if _is_of(pair[which], portion)]
         step = max(passes.gram_samples, passes.batch_size)

@@ -9,8 +9,10 @@ import torch
 from ntkpipe.configs.solve.tiled import TileCholeskySolve
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
+from ntkpipe.storage.committed import read_committed
 from ntkpipe.storage.factor import factor_stage, factor_task
-from ntkpipe.storage.ledger import Ledger, put_object
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.objects import put_object
 from ntkpipe.storage.records import FactorGeometry
 from ntkpipe.workers.context import WorkerContext
 from ntkpipe.workers.solvers.direct.tiled import diagonal_tile, panel_tile, updated_tile
@@ -72,8 +74,8 @@ class StoredFactor:
         Raises:
             ChunkNotReadyError: Its task is not committed.
         """
-        self._ledger.require(factor_stage(row, column), factor_task(self._name, row, column))
-        values = self._chunks.read(layout.factor(self._name), (row, column))
+        stage, task = factor_stage(row, column), factor_task(self._name, row, column)
+        values = read_committed(self._chunks, self._ledger, stage, task, layout.factor(self._name), (row, column))
         return torch.from_numpy(np.array(values, dtype=np.float64))
 
 

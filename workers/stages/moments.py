@@ -47,7 +47,7 @@ def _batches(context: WorkerContext, kernel: EmpiricalKernel, member: str, names
     num_samples = geometry.splits[split].num_samples
     wanted = min(kernel.precondition.samples, num_samples)
     positions = torch.arange(wanted) * num_samples // wanted
-    for shard in shards(split, num_samples, context.spec.passes.batch_size):
+    for shard in shards(split, num_samples, context.passes.batch_size):
         inside = positions[(positions >= shard.start) & (positions < shard.stop)] - shard.start
         if not len(inside):
             continue

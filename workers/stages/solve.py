@@ -12,7 +12,7 @@ from ntkpipe.configs.solve.base import SolveBase
 from ntkpipe.configs.solve.tiled import TileCholeskySolve
 from ntkpipe.configs.solve.union import SolveConfig
 from ntkpipe.storage import layout
-from ntkpipe.storage.ledger import npy_bytes, put_object
+from ntkpipe.storage.objects import npy_bytes, put_object
 from ntkpipe.storage.records import ObjectRecord
 from ntkpipe.storage.solutions import SolutionRecord
 from ntkpipe.storage.solver_state import SolveProgress, SolverStates

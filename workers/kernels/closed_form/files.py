@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ntkpipe.configs.errors import ConfigError
-from ntkpipe.storage.assets import read_asset
+from ntkpipe.storage.assets import check_unpacked, read_asset
 
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
@@ -38,6 +38,7 @@ def read_arrays(location: str, *names: str) -> tuple[torch.Tensor, ...]:
         ConfigError: The file cannot be read, or one of the arrays is missing, or not of finite numbers.
     """
     data = read_asset(location)
+    check_unpacked(location, data)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = [file[name] for name in names]

@@ -1,0 +1,1 @@
+"""Where a run lives: small objects and one zarr store under one URL."""

@@ -1,0 +1,64 @@
+"""Checksums of committed chunks, as receipts tell them; kept for as many chunks as memory should be spent on."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import final
+
+from ntkpipe.configs.errors import CorruptChunkError, NotFoundError
+from ntkpipe.storage.records import Receipt
+from ntkpipe.storage.segments import Name
+
+MAX_CHUNKS = 100_000
+"""Whose checksums are kept, some 30 megabytes."""
+
+
+@final
+class CommittedSums:
+    """Checksums of the chunks of the tasks that were asked for last.
+
+    Args:
+        receipt: Reads the receipt of a stage's task.
+        require: Refuses a task that is not finished.
+    """
+
+    def __init__(self, receipt: Callable[[str, str], Receipt], require: Callable[[str, str], None]) -> None:
+        self._receipt = receipt
+        self._require = require
+        self._sums: OrderedDict[Name, dict[tuple[str, tuple[int, ...]], str]] = OrderedDict()
+        self._num_chunks = 0
+
+    def of(self, stage: str, task: str, array: str, position: tuple[int, ...]) -> str:
+        """Return the checksum of a chunk, in hexadecimal.
+
+        Raises:
+            ChunkNotReadyError: The task is not finished.
+            CorruptChunkError: It is, and has not written the chunk.
+            StorageError: Its receipt cannot be read.
+        """
+        name = (stage, task)
+        if name in self._sums:
+            self._sums.move_to_end(name)
+        else:
+            chunks = self._read(stage, task).chunks
+            self._sums[name] = {(record.array, record.position): record.crc32c for record in chunks}
+            self._num_chunks += len(chunks)
+            while self._num_chunks > MAX_CHUNKS and len(self._sums) > 1:
+                self._num_chunks -= len(self._sums.popitem(last=False)[1])
+        found = self._sums[name].get((array, position))
+        if found is None:
+            raise CorruptChunkError(
+                f"{stage} task {task} is committed, but its receipt names no chunk {list(position)} of {array}. "
+                "Run `ntkpipe verify` to see what is affected."
+            )
+        return found
+
+    def forget(self, stage: str, task: str) -> None:
+        """Read the receipt of a task again when it is next asked for."""
+        self._num_chunks -= len(self._sums.pop((stage, task), ()))
+
+    def _read(self, stage: str, task: str) -> Receipt:
+        try:
+            return self._receipt(stage, task)
+        except NotFoundError:
+            self._require(stage, task)
+            raise

@@ -1,0 +1,188 @@
+"""Samples that end, stop or upset their worker, workers without memory, and workers that are told to end or to stop."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import troubles
+from faults.table import compare_runs
+from processes import start, wait_for, workers_of
+
+import ntkpipe
+from ntkpipe.configs.errors import NumericalError, TaskFailedError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+POISON = {"exit": 0, "raise": 1, "hang": 2, "nan": 3, "crash": 4}
+"""Positions of samples, by what they do to the worker that looks at them."""
+
+
+def moody(folder, **changes):
+    model = {"kind": "python", "target": "troubles:build_moody", "options": {"moods": str(folder / "moods")}}
+    return troubles.config(model=model) | changes
+
+
+def failures(run):
+    found = [json.loads(file.read_text()) for file in sorted((run / "failed").rglob("*.json"))]
+    return sorted(found, key=lambda failure: failure["failed_at"])
+
+
+def test_poison_samples_are_set_aside_and_all_others_are_finished(local_ray, tmp_path, fault_table):
+    moods = tmp_path / "moods"
+    resources = {"executor": "ray", "workers": 2, "max_attempts": 2, "task_seconds": 8.0, "max_bad_share": 0.7}
+    kernels = [{"kind": "pntk"}, {"kind": "ck"}, {"kind": "trntk0"}]
+    config = moody(tmp_path, kernels=kernels, resources=resources, data=data(12))
+    whole = ntkpipe.run(config, tmp_path / "whole")
+    moods.write_text("".join(f"{position} {mood}\n" for mood, position in POISON.items()))
+    run = ntkpipe.run(config, tmp_path / "run")
+    status = run.status()
+    assert status.state == "incomplete"
+    features, kernel, solve, _ = status.stages
+    assert (features.done, features.set_aside, features.left_out) == (7, 5, 0)
+    # Of six strips of two rows the first three hold a poisoned sample; no block was lost that needs none of them.
+    assert (kernel.done, kernel.set_aside, kernel.left_out) == (6, 0, 15)
+    assert (solve.done, solve.set_aside, solve.left_out) == (0, 0, 1)
+    for what in ("worker process was lost", "this sample is broken", "task_seconds", "for sample 's3'"):
+        assert any(what in failure for failure in status.failures), what
+    # Numbers that are wrong once are wrong again; the others were tried twice.
+    tried = [failure["task"] for failure in failures(tmp_path / "run") if failure["stage"] == "features"]
+    assert [tried.count(f"train/0000000{position}") for position in range(5)] == [2, 2, 2, 1, 2]
+    assert run.kernel("pntk")[6:, 6:].tolist() == whole.kernel("pntk")[6:, 6:].tolist()
+
+    with pytest.raises(TaskFailedError, match="5 of 12 features tasks were set aside") as caught:
+        ntkpipe.resume(tmp_path / "run", overrides=["resources.max_bad_share=0", "resources.max_attempts=1"])
+    for position in range(5):
+        assert f"features task train/0000000{position} (samples: train {position})" in caught.value.message
+    assert ntkpipe.open_run(tmp_path / "run").status().state == "incomplete"
+
+    moods.unlink()
+    assert ntkpipe.resume(tmp_path / "run").status().state == "finished"
+    fault_table.add("poison sample", len(POISON), len(POISON), *compare_runs(tmp_path / "run", tmp_path / "whole"))
+
+
+def data(num):
+    return {"splits": {"train": {"kind": "python", "target": "troubles:load", "options": {"num": num}}}}
+
+
+def test_one_poison_sample_ends_a_run_that_allows_none_with_its_own_error(local_ray, tmp_path):
+    (tmp_path / "moods").write_text("3 nan\n")
+    with pytest.raises(NumericalError, match="for sample 's3'"):
+        ntkpipe.run(moody(tmp_path), tmp_path / "run")
+    status = ntkpipe.open_run(tmp_path / "run").status()
+    assert (status.stages[0].done, status.stages[0].set_aside) == (7, 1)
+    assert status.state == "interrupted"
+
+
+def test_a_worker_without_memory_gets_there_with_smaller_batches(local_ray, tmp_path, fault_table):
+    config = troubles.config(
+        model={"kind": "python", "target": "troubles:build_greedy", "options": {"poor": str(tmp_path / "poor")}},
+        kernels=[{"kind": "pntk"}, {"kind": "trntk0"}],
+        solve=[],
+        store={"shard_rows": 8, "block_rows": 8},
+        resources={"executor": "ray", "workers": 1, "batch_size": 8, "max_attempts": 1},
+    )
+    rich = ntkpipe.run(config, tmp_path / "rich")
+    (tmp_path / "poor").touch()
+    poor = ntkpipe.run(config, tmp_path / "run")
+    assert poor.status().state == "finished"
+    for name in ("pntk", "trntk0"):
+        difference = abs(poor.kernel(name)[:, :] - rich.kernel(name)[:, :]).max()
+        assert difference <= 1e-6 * abs(rich.kernel(name)[:, :]).max()
+    for stage, task in (("features", "train/00000000"), ("kernel", "train-train/000000-000000")):
+        assert [failure["kind"] for failure in failures(tmp_path / "run") if failure["stage"] == stage] == [
+            "memory"
+        ] * 2
+        receipt = json.loads((tmp_path / f"run/receipts/{stage}/{task}.json").read_text())
+        assert receipt["attempt"] == 3
+    fault_table.add("worker out of memory", 2, 2, 0)
+
+
+def test_memory_for_not_even_one_sample_is_a_failure(local_ray, tmp_path):
+    options = {"poor": str(tmp_path / "poor"), "samples": 0}
+    (tmp_path / "poor").touch()
+    config = troubles.config(
+        model={"kind": "python", "target": "troubles:build_greedy", "options": options},
+        kernels=[{"kind": "pntk"}],
+        solve=[],
+        store={"shard_rows": 4, "block_rows": 4},
+        resources={"executor": "ray", "workers": 1, "max_attempts": 2},
+    )
+    with pytest.raises(TaskFailedError, match="2 of 2 features tasks were set aside"):
+        ntkpipe.run(config, tmp_path / "run")
+    found = [failure for failure in failures(tmp_path / "run") if failure["task"] == "train/00000000"]
+    assert [failure["verdict"] for failure in found] == ["again", "again", "again", "aside"]  # of 4, 2, 1 and 1 samples
+    assert {failure["kind"] for failure in found} == {"memory"}
+
+
+def job(folder, **resources):
+    """A job that takes a while over every sample."""
+    (folder / "pace").write_text("0.3")
+    document = moody(folder)
+    document["resources"] |= resources
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the job of all runs of this module is: paths are part of it."""
+    return tmp_path_factory.mktemp("job")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    ntkpipe.run(moody(folder), folder / "whole", overrides=["resources.executor=serial"])
+    return folder / "whole"
+
+
+def receipts(run):
+    return list((run / "receipts/features").rglob("*.json"))
+
+
+def test_a_worker_that_is_told_to_end_loses_its_task_only(folder, undisturbed, tmp_path, fault_table):
+    run, ended = tmp_path / "run", []
+    process = start("run", job(folder, max_attempts=10), "--out", run)
+    while process.poll() is None:
+        workers = [worker for worker in workers_of(process.pid) if worker not in ended]
+        if workers and len(ended) < 3 and len(receipts(run)) > len(ended):
+            os.kill(workers[0], signal.SIGTERM)
+            ended.append(workers[0])
+        time.sleep(0.02)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert not any(Path(f"/proc/{worker}").exists() for worker in ended)
+    fault_table.add("SIGTERM of a worker", len(ended), len(ended), *compare_runs(run, undisturbed))
+
+
+def test_a_worker_that_is_stopped_is_ended_and_replaced(folder, undisturbed, tmp_path, fault_table):
+    run = tmp_path / "run"
+    process = start("run", job(folder, task_seconds=6.0), "--out", run)
+    wait_for(lambda: receipts(run))
+    worker = workers_of(process.pid)[0]
+    os.kill(worker, signal.SIGSTOP)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    # It is not only told to end, which it could not hear: when it goes on there is nothing left to write.
+    assert not Path(f"/proc/{worker}").exists()
+    assert [failure["kind"] for failure in failures(run)] == ["deadline"]
+    fault_table.add("SIGSTOP of a worker", 1, 1, *compare_runs(run, undisturbed))
+
+
+def test_a_worker_that_never_starts_holds_nothing_up(folder, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    process = start("run", job(folder, task_seconds=20.0), "--out", run)
+    # Stopped before it has answered: it is a process of Ray's that has no name yet.
+    wait_for(lambda: len(workers_of(process.pid)) == 2, pause=0.0)
+    worker = workers_of(process.pid)[1]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        _, errors = process.communicate(timeout=300)
+    finally:
+        if Path(f"/proc/{worker}").exists():
+            os.kill(worker, signal.SIGKILL)
+    assert process.returncode == 0, errors
+    assert compare_runs(run, undisturbed)[1] == 0
