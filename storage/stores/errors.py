@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ntkpipe.configs.errors import NtkPipeError, StorageError
+from ntkpipe.configs.errors import NotFoundError, NtkPipeError, StorageError
 from ntkpipe.configs.secrets import redacted
 
 LONGEST_TEXT = 300
@@ -78,3 +78,18 @@ def _text(error: Exception) -> str:
     # What is cut is no longer known to be a secret.
     lines = redacted(str(error)).strip().splitlines()
     return lines[0][:LONGEST_TEXT].rstrip(" .") if lines else type(error).__name__
+
+
+@contextmanager
+def missing_source(url: str, key: str) -> Iterator[None]:
+    """Tell a copy whose source does not exist from other failures of a store.
+
+    Raises:
+        NotFoundError: The client has found no object to copy.
+    """
+    try:
+        yield
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise NotFoundError(f"{url} has no {key}.") from None
+        raise

@@ -7,9 +7,9 @@ from typing import Any, TypeVar, final
 
 import fsspec
 
-from ntkpipe.configs.errors import ConfigError, NotFoundError, StorageError
+from ntkpipe.configs.errors import ConfigError, StorageError
 from ntkpipe.storage.stores.base import AbstractStore, delete_each, parts
-from ntkpipe.storage.stores.errors import storage_errors
+from ntkpipe.storage.stores.errors import missing_source, storage_errors
 from ntkpipe.storage.stores.keys import checked_key, checked_prefix
 from ntkpipe.storage.stores.persistence import persist, settled
 
@@ -162,12 +162,8 @@ class FsspecRunStore(AbstractStore):
         if not isinstance(source, FsspecRunStore) or source._service != self._service:
             self.put(key, source.read(source_key))
             return
-        try:
+        with missing_source(source.url, source_key):
             self._do(lambda: self._fs.cp_file(source._path(source_key), self._path(key)))
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NotFoundError(f"{source.url} has no {source_key}.") from None
-            raise
 
     def free_bytes(self) -> int | None:
         """Object stores have no known limit."""

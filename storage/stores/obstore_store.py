@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any, TypeVar, final
 from urllib.parse import urlsplit
 
-from ntkpipe.configs.errors import ConfigError, NotFoundError, StorageError
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.storage.stores.base import AbstractStore, parts
-from ntkpipe.storage.stores.errors import storage_errors
+from ntkpipe.storage.stores.errors import missing_source, storage_errors
 from ntkpipe.storage.stores.keys import checked_key, checked_prefix
 from ntkpipe.storage.stores.persistence import persist, settled
 
@@ -119,12 +119,8 @@ class ObstoreRunStore(AbstractStore):
         if not isinstance(source, ObstoreRunStore) or source._place != self._place:
             self.put(key, source.read(source_key))
             return
-        try:
+        with missing_source(source.url, source_key):
             self._do(lambda: self._store.copy(source._path(source_key), self._path(key)))
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NotFoundError(f"{source.url} has no {source_key}.") from None
-            raise
 
     def free_bytes(self) -> int | None:
         """Object stores have no known limit."""

@@ -14,6 +14,7 @@ from growing import rich_config
 from interruptions import Killed, interrupt_after
 from runs import chunk_hashes
 from typer.testing import CliRunner
+from watching import Notes
 
 import ntkpipe
 from ntkpipe.configs.errors import ConfigError, NotFoundError, RunStoppedError
@@ -23,22 +24,6 @@ from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.stores.local import LocalRunStore
 from ntkpipe.storage.stores.registry import open_store
-
-
-class Notes:
-    """Keeps what a run says."""
-
-    def __init__(self):
-        self.texts = []
-
-    def stage(self, name, done, total):
-        pass
-
-    def task(self, name, num_bytes):
-        pass
-
-    def note(self, text):
-        self.texts.append(text)
 
 
 def contents(folder):

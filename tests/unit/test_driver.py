@@ -11,6 +11,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+from watching import Notes
 
 from ntkpipe.configs.errors import (
     ConfigError,
@@ -79,22 +80,6 @@ class Scripted(AbstractExecutor):
             return [Outcome(task, result=TaskResult((), (), 0.0, "w", {}))]
         error = errors.popleft() if len(errors) > 1 else errors[0]
         return [Outcome(task, error=error) if error != FINE else Outcome(task, result=TaskResult((), (), 0.0, "w", {}))]
-
-
-class Notes:
-    """Keeps what is said."""
-
-    def __init__(self):
-        self.texts = []
-
-    def stage(self, name, done, total):
-        pass
-
-    def task(self, name, num_bytes):
-        pass
-
-    def note(self, text):
-        self.texts.append(text)
 
 
 GEOMETRY = Geometry(

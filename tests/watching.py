@@ -1,0 +1,17 @@
+"""Watching a run: a progress that keeps what it is told."""
+
+
+class Notes:
+    """Keeps what a run says."""
+
+    def __init__(self):
+        self.texts = []
+
+    def stage(self, name, done, total):
+        pass
+
+    def task(self, name, num_bytes):
+        pass
+
+    def note(self, text):
+        self.texts.append(text)
