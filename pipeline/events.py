@@ -22,6 +22,12 @@ class Progress(Protocol):
     def task(self, name: str, num_bytes: int) -> None:
         """A task of the stage was committed."""
 
+    def attempt_failed(self, name: str) -> None:
+        """An attempt at a task of the stage has failed."""
+
+    def workers(self, ready: int, wanted: int) -> None:
+        """So many workers take tasks now, of those that were asked for."""
+
     def note(self, text: str) -> None:
         """Something that a person may want to know, such as a task that is tried again."""
 
@@ -34,6 +40,12 @@ class Silent:
         """Ignore it."""
 
     def task(self, name: str, num_bytes: int) -> None:
+        """Ignore it."""
+
+    def attempt_failed(self, name: str) -> None:
+        """Ignore it."""
+
+    def workers(self, ready: int, wanted: int) -> None:
         """Ignore it."""
 
     def note(self, text: str) -> None:

@@ -13,5 +13,11 @@ class Notes:
     def task(self, name, num_bytes):
         pass
 
+    def attempt_failed(self, name):
+        pass
+
+    def workers(self, ready, wanted):
+        pass
+
     def note(self, text):
         self.texts.append(text)

@@ -233,6 +233,11 @@ class TaskResult:
     seconds: float
     worker: str
     versions: dict[str, str]
+    bytes_read: int = 0
+    """From the chunks of the run."""
+    chunks_read: int = 0
+    peak_bytes: int = 0
+    """The most memory that the process of the worker has held so far."""
 
 
 @dataclass(frozen=True, slots=True)

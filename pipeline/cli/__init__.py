@@ -6,7 +6,7 @@ import sys
 import typer
 
 from ntkpipe.configs.errors import NtkPipeError
-from ntkpipe.pipeline.cli import inspecting, running, upkeep
+from ntkpipe.pipeline.cli import inspecting, planning, running, upkeep
 from ntkpipe.pipeline.cli.terminal import warn, warn_of
 
 INTERRUPTED = 130
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 running.register(app)
+planning.register(app)
 upkeep.register(app)
 inspecting.register(app)
 

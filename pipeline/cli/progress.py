@@ -71,6 +71,12 @@ class ProgressDisplay:
             self._printed[name] = time.monotonic()
             self._line(name)
 
+    def attempt_failed(self, name: str) -> None:
+        """Nothing yet."""
+
+    def workers(self, ready: int, wanted: int) -> None:
+        """Nothing yet."""
+
     def note(self, text: str) -> None:
         """Print a line between the bars."""
         self._console.print(printable(text), highlight=False, markup=False)
