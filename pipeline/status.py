@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ntkpipe.configs.errors import StorageError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.live import LiveStage, LiveStatus
 from ntkpipe.storage.locks import Claim, current_epoch, liveness, read_claim, silent_seconds
 from ntkpipe.storage.records import Failure, Manifest, Verdict
 from ntkpipe.storage.solutions import SOLVE_STAGE, committed_as
@@ -34,6 +35,14 @@ class StageStatus:
     """Tasks that failed on every attempt they were allowed."""
     left_out: int = 0
     """Tasks that need one that was set aside."""
+    tasks_per_second: float | None = None
+    """Of late, as the driver says; None where nobody works on the run or it does not tell."""
+    bytes_per_second: float | None = None
+    """Of late, written."""
+    seconds_left: float | None = None
+    """At that rate."""
+    failed_attempts: int = 0
+    """That the driver at work has seen."""
 
     @property
     def is_open(self) -> bool:
@@ -60,14 +69,27 @@ class RunStatus:
     """How far the solvers of unfinished solutions are."""
     failures: tuple[str, ...]
     """What ended the last attempts of tasks that are not finished yet, a hundred at the most."""
+    workers_ready: int | None = None
+    """That take tasks, as the driver says; None where nobody works on the run or it does not tell."""
+    workers_wanted: int | None = None
+    """That were asked for."""
+    told_seconds: float | None = None
+    """Since the driver has told rates, times and workers; None where that is not known."""
 
 
 def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
-    """Count receipts and look at the lock."""
+    """Count receipts and look at the lock, and at what a living driver says of its speed."""
     plan = Plan(load_config(manifest.config, stored=True), manifest.geometry)
     ledger = Ledger(store)
     committed = {stage: ledger.committed(stage) for stage in plan.stages}
     failures = _open_failures(store, committed)
+    epoch = current_epoch(store)
+    claim = read_claim(store, epoch) if epoch else None
+    alive, silent = (False, None) if claim is None else _owner(store, claim)
+    live = LiveStatus.read(store) if alive else None
+    if live is None or live.epoch != epoch or live.ended:
+        live = None
+    told = {} if live is None else {stage.stage: stage for stage in live.stages}
     stages = tuple(
         StageStatus(
             stage,
@@ -75,13 +97,11 @@ def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
             plan.num_tasks(stage),
             set_aside=_count(failures, stage, "aside"),
             left_out=_count(failures, stage, "left-out"),
+            **_speed(told.get(stage)),
         )
         for stage in plan.stages
     )
-    epoch = current_epoch(store)
-    claim = read_claim(store, epoch) if epoch else None
     finished = all(stage.done >= stage.total for stage in stages)
-    alive, silent = (False, None) if claim is None else _owner(store, claim)
     return RunStatus(
         url=store.url,
         name=manifest.name,
@@ -93,7 +113,24 @@ def read_status(store: AbstractStore, manifest: Manifest) -> RunStatus:
         silent_seconds=silent,
         solves={} if finished else dict(_open_solves(store, manifest, committed[SOLVE_STAGE])),
         failures=tuple(_told(failures)),
+        workers_ready=None if live is None else live.workers_ready,
+        workers_wanted=None if live is None else live.workers_wanted,
+        told_seconds=None if live is None or silent is None else _age(store, epoch, silent),
     )
+
+
+def _speed(stage: LiveStage | None) -> dict[str, Any]:
+    """Return what a living driver says of a stage; receipts tell what is finished."""
+    fields = ("tasks_per_second", "bytes_per_second", "seconds_left", "failed_attempts")
+    return {} if stage is None else {name: getattr(stage, name) for name in fields}
+
+
+def _age(store: AbstractStore, epoch: int, silent: float) -> float | None:
+    """Return how old the driver's last word is: both it and its last sign of life are dated by the store."""
+    told, at = store.modified(layout.STATUS), store.modified(layout.heartbeat(epoch))
+    if at is None:
+        at = store.modified(layout.epoch(epoch))
+    return None if told is None or at is None else max(0.0, silent + at - told)
 
 
 def _num_done(plan: Plan, stage: str, committed: frozenset[str]) -> int:

@@ -9,6 +9,7 @@ and handed to the run's store: a chunk is summed once, copied once, and written 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, final
 
 import google_crc32c
@@ -28,6 +29,20 @@ REMEDY = "Run `ntkpipe verify` to see what is affected, and `ntkpipe verify --re
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What has been read of a run's chunks."""
+
+    num_chunks: int = 0
+    num_bytes: int = 0
+    """As they are stored."""
+
+    def __sub__(self, other: "Reads") -> "Reads":
+        """Return what has been read since."""
+        return Reads(self.num_chunks - other.num_chunks, self.num_bytes - other.num_bytes)
+
+
+@final
 class ChunkStore:
     """The arrays of one run.
 
@@ -36,12 +51,17 @@ class ChunkStore:
         read_only: Whether nothing may be written.
         specs: Of its arrays. One that is not among them is looked up in the stored metadata when it is first used.
 
+    Attributes:
+        store: Of the run.
+        reads: What has been read so far.
+
     Raises:
         StorageError: From every method, when the store fails; CorruptChunkError when a chunk's bytes are damaged.
     """
 
     def __init__(self, store: AbstractStore, *, read_only: bool = False, specs: Iterable[ArraySpec] = ()) -> None:
         self.store = store
+        self.reads = Reads()
         self._read_only = read_only
         self._specs = {spec.path: spec for spec in specs}
 
@@ -143,6 +163,7 @@ class ChunkStore:
         data = self.store.get_writable(spec.key(position))
         if data is None:
             raise CorruptChunkError(f"{self._where(spec, position)}: the chunk is missing or incomplete. {REMEDY}")
+        self.reads = Reads(self.reads.num_chunks + 1, self.reads.num_bytes + len(data))
         length = len(data) - CHECKSUM_BYTES
         content = np.frombuffer(data, np.uint8, max(length, 0))
         stored = google_crc32c.value(content)

@@ -63,7 +63,11 @@ def seal_of(document: dict[str, Any]) -> str:
 def _check_seal(document: dict[str, Any], where: str, advice: str) -> None:
     if document["schema_version"] < SEALED_SINCE:
         return
-    stored, found = document.get(SEAL, ""), seal_of(document)
+    stored = document.get(SEAL, "")
+    try:
+        found = seal_of(document)
+    except ValueError:  # such as infinity, which Python reads from JSON, but JSON does not have
+        found = "none"
     if stored != found:
         raise StorageError(
             f"{where} cannot be read: it is damaged (its seal is {stored!r}, its content gives {found!r}). {advice}".rstrip()

@@ -25,8 +25,9 @@ FAILURE = re.compile(rf"{layout.FAILED}/(?P<stage>[^/]+)/(?P<task>.+)-\d{{6,}}-\
 HEARTBEAT = re.compile(rf"{layout.LOCK}/heartbeat-(?P<epoch>\d{{6,}})\.json")
 PASSING = re.compile(rf"{layout.LOCK}/(clock|probe)-[0-9a-f]+")
 KEPT = re.compile(
-    rf"{layout.MANIFEST}|{layout.LOCK}/epoch-\d{{6,}}\.json|{layout.RECEIPTS}/.+\.json"
-    rf"|{layout.SEGMENTS}/.+{re.escape(layout.SEGMENT_SUFFIX)}|events/\d{{6,}}/\d{{6,}}\.jsonl"
+    rf"{layout.MANIFEST}|{layout.STATUS}|{layout.LOCK}/epoch-\d{{6,}}\.json|{layout.RECEIPTS}/.+\.json"
+    rf"|{layout.SEGMENTS}/.+{re.escape(layout.SEGMENT_SUFFIX)}|{layout.EVENTS}/\d{{6,}}/\d{{6,}}\.jsonl"
+    rf"|{layout.JOBS}/[^/]+\.json"
 )
 
 

@@ -29,6 +29,8 @@
          /lock/epoch-000001.json            who owned the run, written once per tenure
          /lock/heartbeat-000001.json        their last sign of life
          /events/000001/000001.jsonl        what happened in that tenure, in segments
+         /jobs/<submission id>.json         a job that was to drive the run on a cluster, written once
+         /status.json                       how fast the run is; overwritten by whoever drives it
 """
 
 MANIFEST = "run.json"
@@ -42,6 +44,9 @@ FACTORS = "factors"
 SOLUTIONS = "solutions"
 ANALYSES = "analyses"
 LOCK = "lock"
+JOBS = "jobs"
+EVENTS = "events"
+STATUS = "status.json"
 
 
 def sample_id(split: str) -> str:
@@ -204,4 +209,9 @@ def heartbeat(number: int) -> str:
 
 def events(epoch_number: int, segment: int) -> str:
     """Return a segment of the event log of an epoch."""
-    return f"events/{epoch_number:06d}/{segment:06d}.jsonl"
+    return f"{EVENTS}/{epoch_number:06d}/{segment:06d}.jsonl"
+
+
+def job(submission_id: str) -> str:
+    """Return the object that tells of a submitted job."""
+    return f"{JOBS}/{submission_id}.json"

@@ -130,8 +130,8 @@ def test_a_disk_that_fills_up_under_a_receipt_or_a_state_of_a_solver_loses_nothi
     fault_table.add("disk full", 1, 1, *compare_runs(run, whole))
 
 
-@pytest.mark.parametrize("prefix", ["lock/heartbeat", "events/"])
-def test_a_disk_that_is_full_under_a_heartbeat_or_a_log_does_not_end_the_run(
+@pytest.mark.parametrize("prefix", ["lock/heartbeat", "events/", "status.json"])
+def test_a_disk_that_is_full_under_a_heartbeat_a_log_or_a_status_does_not_end_the_run(
     prefix, whole, small_disk, monkeypatch, fault_table
 ):
     enlarge(small_disk)

@@ -1,0 +1,30 @@
+"""Quantities as a person says them."""
+
+STEPS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def duration(seconds: float) -> str:
+    """Return a time: tenths of seconds up to a minute, then two units."""
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms" if seconds else "0 s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return _two(int(seconds // 60), "min", int(seconds % 60), "s")
+    minutes = int(seconds // 60)
+    hours = minutes // 60
+    return _two(hours, "h", minutes % 60, "min") if hours < 48 else _two(hours // 24, "d", hours % 24, "h")
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes in powers of a thousand."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} bytes"
+    step = 0
+    while num_bytes >= 999.95 and step + 1 < len(STEPS):
+        num_bytes, step = num_bytes / 1000, step + 1
+    return f"{num_bytes:,.1f} {STEPS[step]}"
+
+
+def _two(large: int, unit: str, small: int, smaller: str) -> str:
+    return f"{large:,} {unit} {small} {smaller}" if small else f"{large:,} {unit}"
