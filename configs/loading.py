@@ -1,5 +1,7 @@
 """From a YAML file, a preset name or a dictionary to a RunConfig, with errors a person can act on."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +16,9 @@ from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.secrets import redacted, secrets_in
 from ntkpipe.configs.solve.union import SECTIONS, SolveConfig
 from ntkpipe.configs.yaml_text import MAX_BYTES, parse_yaml
+
+IN_ENVIRONMENT = "env:"
+"""Begins the name of a configuration that is the value of an environment variable."""
 
 _KERNEL: TypeAdapter[KernelConfig] = TypeAdapter(KernelConfig)
 
@@ -30,7 +35,8 @@ def load_config(
     """Read a configuration and apply ``key=value`` overrides.
 
     Args:
-        source: A YAML file, the name of a preset, a dictionary, or a finished configuration.
+        source: A YAML file, the name of a preset, ``env:NAME`` for JSON in a variable of the environment, a dictionary, or
+            a finished configuration.
         overrides: Dotted assignments such as ``resources.workers=4`` or ``kernels.0.kind=pntk``; values are YAML.
         stored: Whether it is the configuration of a run that exists, which will not be stored again.
 
@@ -54,7 +60,7 @@ def load_config(
     try:
         config = RunConfig.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(_describe(origin, error)) from None
+        raise ConfigError(describe_findings(origin, error)) from None
     return config if stored else _without_secrets(config, origin)
 
 
@@ -76,7 +82,7 @@ def load_kernel(kind: str, options: Mapping[str, Any]) -> KernelConfig:
     try:
         return _KERNEL.validate_python({"kind": kind, **options})
     except ValidationError as error:
-        raise ConfigError(_describe(f"kernel {kind!r}", error)) from None
+        raise ConfigError(describe_findings(f"kernel {kind!r}", error)) from None
 
 
 def load_solve(kind: str, options: Mapping[str, Any]) -> SolveConfig:
@@ -94,13 +100,15 @@ def load_solve(kind: str, options: Mapping[str, Any]) -> SolveConfig:
     try:
         return SECTIONS[kind](name="solve", kernel="kernel", **options)
     except ValidationError as error:
-        raise ConfigError(_describe(f"solver {kind!r}", error)) from None
+        raise ConfigError(describe_findings(f"solver {kind!r}", error)) from None
 
 
 def _read_yaml(source: str) -> Any:
     path = Path(source)
+    if source.startswith(IN_ENVIRONMENT):
+        return _read_variable(source.removeprefix(IN_ENVIRONMENT))
     if path.is_file():
-        text = _read_text(path)
+        text = read_text(path)
     elif source in preset_names():
         text = (resources.files("ntkpipe.configs") / "presets" / f"{source}.yaml").read_text("utf-8")
     elif path.is_dir():
@@ -112,7 +120,23 @@ def _read_yaml(source: str) -> Any:
     return parse_yaml(text, source)
 
 
-def _read_text(path: Path) -> str:
+def _read_variable(name: str) -> Any:
+    if name not in os.environ:
+        raise ConfigError(f"there is no environment variable {name}, which should hold the configuration as JSON.")
+    try:
+        return json.loads(os.environ[name])
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"the environment variable {name} does not hold a configuration as JSON: {error}.") from None
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a configuration file.
+
+    Raises:
+        ConfigError: It cannot be read, is no text, or too large.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist.")
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; a configuration has at most {MAX_BYTES:,}.")
     try:
@@ -154,7 +178,7 @@ def _position(items: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _describe(origin: str, error: ValidationError) -> str:
+def describe_findings(origin: str, error: ValidationError, *, what: str = "configuration") -> str:
     """Turn pydantic's findings into one line each: where, what was found, what was expected."""
     lines = []
     findings = error.errors(include_url=False)
@@ -171,7 +195,7 @@ def _describe(origin: str, error: ValidationError) -> str:
         found = finding.get("input")
         shown = "" if finding["type"] in {"unknown_key", "missing", "value_error"} else f" (found {_short(found)})"
         lines.append(f"{place}: {text}{shown}")
-    head = f"{origin} is not a valid configuration."
+    head = f"{origin} is not a valid {what}."
     return "\n  ".join([head, *lines])
 
 

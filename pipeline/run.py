@@ -1,5 +1,6 @@
 """The verbs that bring a run to its end: start it, resume it, fork it, extend it."""
 
+import math
 import os
 import shlex
 import time
@@ -18,7 +19,7 @@ from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.query import Run, open_run
 from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage import layout
-from ntkpipe.storage.locks import EpochLock
+from ntkpipe.storage.locks import CLOCK_SECONDS, EpochLock, current_epoch, liveness, read_claim, silent_seconds
 from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.registry import open_store
@@ -27,6 +28,9 @@ from ntkpipe.workers.probing.probe import Probe, probe_run
 
 Source = str | Path | Mapping[str, Any] | RunConfig
 Url = str | os.PathLike[str]
+
+WAIT_SECONDS = 1.0
+"""Between two looks at whether a lost driver's lease is over."""
 
 
 def plan(config: Source, overrides: Sequence[str] = ()) -> tuple[Plan, Probe]:
@@ -46,6 +50,7 @@ def run(
     out: Url | None = None,
     *,
     overrides: Sequence[str] = (),
+    or_resume: bool = False,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> Run:
@@ -55,6 +60,8 @@ def run(
         config: A YAML file, a preset's name, a dictionary, or a RunConfig.
         out: Path or URL of the new run; ``runs/<name>-<time>`` by default.
         overrides: ``key=value`` assignments applied to the configuration.
+        or_resume: Finish the run at ``out`` if there is one, as :func:`resume` does, with the runtime fields of this
+            configuration; for whoever starts drivers again that were lost. A lost driver's lease is waited for.
         progress: Is told what happens.
         stop: Asks the driver to stop, from a signal handler or another thread.
 
@@ -64,9 +71,18 @@ def run(
     Raises:
         ConfigError: The configuration is not acceptable, or there is a run at ``out`` already.
         PlanError: The run does not fit its store.
+        RunMismatchError: With ``or_resume``, the run at ``out`` would give other numbers.
         NtkPipeError: Whatever ends the run; what was committed stays, and :func:`resume` goes on from there.
     """
-    return _start(load_config(config, overrides), out, progress, stop)
+    checked = load_config(config, overrides)
+    if or_resume:
+        if out is None:
+            raise ConfigError("a run that is to be resumed if it exists needs a place: give --out.")
+        store = open_store(out)
+        _await_lease(store)
+        if store.get(layout.MANIFEST) is not None:
+            return _finish(out, store, Manifest.read(store), checked, progress, stop)
+    return _start(checked, out, progress, stop)
 
 
 def resume(
@@ -91,11 +107,7 @@ def resume(
     """
     store = open_store(url)
     manifest = Manifest.read(store)
-    config = load_config(manifest.config, overrides, stored=True)
-    _check_shared(config, store)
-    probe = probe_run(config, manifest.solvers)
-    check_same(store.url, manifest, make_manifest(config, probe))
-    return _carry_out(url, config, probe, make_plan(probe), progress, stop, origin=manifest.origin)
+    return _finish(url, store, manifest, load_config(manifest.config, overrides, stored=True), progress, stop)
 
 
 def fork(
@@ -195,6 +207,36 @@ def _start(
     return _carry_out(
         url, config, probe, made, progress, stop, origin=origin, manifest=make_manifest(config, probe, origin=origin)
     )
+
+
+def _finish(
+    url: Url,
+    store: AbstractStore,
+    manifest: Manifest,
+    config: RunConfig,
+    progress: Progress | None,
+    stop: StopRequest | None,
+) -> Run:
+    """Finish a run that was started."""
+    _check_shared(config, store)
+    probe = probe_run(config, manifest.solvers)
+    check_same(store.url, manifest, make_manifest(config, probe))
+    return _carry_out(url, config, probe, make_plan(probe), progress, stop, origin=manifest.origin)
+
+
+def _await_lease(store: AbstractStore) -> None:
+    """Wait while the last driver, of another machine, is silent, until its lease is over or it gives a sign of life.
+
+    Whoever starts a lost driver again does so within seconds and a few times only, and none would get the run.
+    """
+    epoch, before = current_epoch(store), -1.0
+    while epoch:
+        claim = read_claim(store, epoch)
+        silent = silent_seconds(store, epoch) if liveness(claim) == "unknown" else math.inf
+        if silent < before or silent > claim.lease_seconds + CLOCK_SECONDS:
+            return
+        before = silent
+        time.sleep(WAIT_SECONDS)
 
 
 def _carry_out(

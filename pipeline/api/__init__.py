@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ntkpipe.pipeline.run import plan as plan
     from ntkpipe.pipeline.run import resume as resume
     from ntkpipe.pipeline.run import run as run
+    from ntkpipe.pipeline.submission import submit as submit
     from ntkpipe.pipeline.upkeep import gc as gc
     from ntkpipe.pipeline.upkeep import verify as verify
     from ntkpipe.workers.estimators.classifier import KernelClassifier as KernelClassifier
@@ -67,6 +68,7 @@ _HOMES = {
     "scale_mixture_posterior": "ntkpipe.workers.kernels.scale_mixture",
     "second_moments": "ntkpipe.workers.kernels.library",
     "solve": "ntkpipe.workers.solvers.solve",
+    "submit": "ntkpipe.pipeline.submission",
     "trace_of": "ntkpipe.workers.spectra.traces",
     "verify": "ntkpipe.pipeline.upkeep",
 }

@@ -1,7 +1,7 @@
-"""Commands that look at runs and configurations: status, list, query, schema."""
+"""Commands that look at runs and configurations: list, query, schema."""
 
-import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +9,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ntkpipe.configs.errors import ConfigError, NtkPipeError
 from ntkpipe.pipeline.cli.output import write_answer
 from ntkpipe.pipeline.cli.questions import QUESTIONS, ask
 from ntkpipe.pipeline.cli.running import Url
-from ntkpipe.pipeline.cli.terminal import cell, command, say
+from ntkpipe.pipeline.cli.terminal import cell
+from ntkpipe.pipeline.jobs import RUN_KEY, connect
 from ntkpipe.pipeline.query import open_run
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.registry import open_store
@@ -22,57 +24,62 @@ from ntkpipe.storage.stores.registry import open_store
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command()(status)
     app.command(name="list")(list_runs)
     app.command()(query)
     app.command()(schema)
 
 
-def status(url: Url, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Say how far a run is, counted from its receipts."""
-    found = open_run(url).status()
-    console = Console()
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), indent=1))
-        return
-    say(console, f"{found.name}: {found.state} ({found.url})")
-    if found.owner is not None and found.silent_seconds is not None:
-        say(console, f"worked on by {found.owner}, last sign of life {found.silent_seconds:.0f} s ago")
-    holes = any(stage.set_aside or stage.left_out for stage in found.stages)
-    table = Table("stage", "done", "of", *(("set aside", "left out") if holes else ()))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for stage in found.stages:
-        missing = (f"{stage.set_aside:,}", f"{stage.left_out:,}") if holes else ()
-        table.add_row(stage.stage, f"{stage.done:,}", f"{stage.total:,}", *missing)
-    console.print(table)
-    for name, text in found.solves.items():
-        say(console, f"solution {name}: {text}")
-    for failure in found.failures:
-        say(console, f"failed: {failure}")
-    if found.state == "interrupted":
-        say(console, f"Go on with: {command('resume', found.url)}")
-    if found.state == "incomplete":
-        say(console, f"Try again what was set aside, and what needs it: {command('resume', found.url)}")
-
-
-def list_runs(root: Annotated[str, typer.Argument(help="Folder or URL that holds runs.")] = "runs") -> None:
-    """List the runs right below a folder or URL."""
-    table = Table("run", "name", "state", "done", "of")
-    store = open_store(root)
-    names = [name for name in store.folders() if store.get(f"{name}/{layout.MANIFEST}") is not None]
-    for name in names:
-        url = f"{root.rstrip('/')}/{name}"
-        try:
-            found = open_run(url).status()
-        except NtkPipeError as error:
-            table.add_row(cell(url), "", cell(f"unreadable: {error.message}"), "", "")
-            continue
-        done, total = (sum(getattr(stage, key) for stage in found.stages) for key in ("done", "total"))
-        table.add_row(cell(url), cell(found.name), found.state, f"{done:,}", f"{total:,}")
-    if not names:
+def list_runs(
+    root: Annotated[
+        str | None,
+        typer.Argument(help=escape("Folder or URL that holds runs [runs; with --address, all of the cluster].")),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of a Ray job server, such as http://HEAD:8265: show its jobs, too."),
+    ] = None,
+) -> None:
+    """List the runs right below a folder or URL, or those that were submitted to a cluster."""
+    jobs = {} if address is None else _jobs_of_runs(address)
+    if root is None and address is not None:
+        urls = list(jobs)
+    else:
+        root = root or "runs"
+        store = open_store(root)
+        names = [name for name in store.folders() if store.get(f"{name}/{layout.MANIFEST}") is not None]
+        urls = [f"{root.rstrip('/')}/{name}" for name in names]
+    if not urls and address is not None and root is None:
+        raise ConfigError(f"no run was submitted to {address}. Submit one with `ntkpipe submit`.")
+    if not urls:
         raise ConfigError(f"there are no runs below {root}. Start one with `ntkpipe run digits`.")
+    table = Table("run", "name", "state", "done", "of", *(() if address is None else ("job",)))
+    for url in urls:
+        job = () if address is None else (cell(jobs.get(_place(url), "")),)
+        table.add_row(cell(url), *_row(url), *job)
     Console().print(table)
+
+
+def _row(url: str) -> tuple[Text, str | Text, str, str]:
+    """Return name, state and progress of a run."""
+    try:
+        found = open_run(url).status()
+    except NtkPipeError as error:
+        return cell(""), cell(f"unreadable: {error.message}"), "", ""
+    done, total = (sum(getattr(stage, key) for stage in found.stages) for key in ("done", "total"))
+    return cell(found.name), found.state, f"{done:,}", f"{total:,}"
+
+
+def _jobs_of_runs(address: str) -> dict[str, str]:
+    """Return the last job of every run that a cluster knows, by the run's URL: its id and state."""
+    jobs = [job for job in connect(address).jobs() if RUN_KEY in job.metadata]
+    return {
+        job.metadata[RUN_KEY]: f"{job.submission_id}: {job.state}"
+        for job in sorted(jobs, key=lambda job: job.started_at)
+    }
+
+
+def _place(url: str) -> str:
+    return url if "://" in url else os.path.abspath(url)
 
 
 def query(

@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
 from ntkpipe.pipeline.query import Run
 from ntkpipe.pipeline.stopping import StopRequest
+from ntkpipe.pipeline.submission import check_place
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. resources.workers=4.")
@@ -26,6 +29,20 @@ SingleWriter = Annotated[
     ),
 ]
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a preset such as digits.")]
+Wheels = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--wheel",
+        metavar="FILE",
+        help="Code that the cluster does not have, without what it requires; may be given more than once.",
+    ),
+]
+Python = Annotated[
+    str, typer.Option(metavar="PATH", help=escape("Of Python on the head node [the first on its PATH]."))
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Show what the job prints, and end as it ends; Ctrl-C leaves it alone.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,14 +58,21 @@ def run(
     fork: Annotated[
         str | None, typer.Option(metavar="RUN", help="A run from which everything that is still valid is taken over.")
     ] = None,
+    or_resume: Annotated[
+        bool, typer.Option("--or-resume", help="If there is a run at --out, finish it, with these runtime settings.")
+    ] = False,
     single_writer: SingleWriter = False,
 ) -> None:
     """Carry out a configuration: features, kernels, solutions, analyses."""
     from ntkpipe.pipeline import run as verbs
 
-    settings = _settings(overrides, single_writer)
+    settings = settings_of(overrides, single_writer)
+    if fork is not None and or_resume:
+        raise ConfigError("--fork starts a new run, --or-resume may finish an old one: give one of them.")
+    if or_resume and out is not None:
+        check_place(out)
     if fork is None:
-        _carry_out(lambda **watched: verbs.run(config, out, overrides=settings, **watched))
+        _carry_out(lambda **watched: verbs.run(config, out, overrides=settings, or_resume=or_resume, **watched))
     else:
         _carry_out(lambda **watched: verbs.fork(fork, out, config=config, overrides=settings, **watched))
 
@@ -63,12 +87,27 @@ def resume(
             help="Path or URL of a new run, with any settings, that takes over from RUN everything that is still valid.",
         ),
     ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of a Ray job server, such as http://HEAD:8265: submit it there.")
+    ] = None,
+    wheels: Wheels = None,
+    python: Python = "",
+    wait: Wait = False,
     single_writer: SingleWriter = False,
 ) -> None:
     """Finish an interrupted run; refused if anything has changed that would change the numbers, unless it is forked."""
+    settings = settings_of(overrides, single_writer)
+    if address is not None:
+        if fork is not None:
+            raise ConfigError("a run is forked by the machine that drives it: leave --fork or --address out.")
+        from ntkpipe.pipeline.cli.jobs import resume_on_cluster
+
+        resume_on_cluster(url, address, settings, wheels or [], python, wait=wait)
+        return
+    if wheels or python or wait:
+        raise ConfigError("--wheel, --python and --wait are for a job on a cluster: give its --address.")
     from ntkpipe.pipeline import run as verbs
 
-    settings = _settings(overrides, single_writer)
     if fork is None:
         _carry_out(lambda **watched: verbs.resume(url, overrides=settings, **watched))
     else:
@@ -87,11 +126,12 @@ def extend(
     """Start a new run with more samples, of which only features and blocks of the new ones are computed."""
     from ntkpipe.pipeline import run as verbs
 
-    settings = _settings(overrides, single_writer)
+    settings = settings_of(overrides, single_writer)
     _carry_out(lambda **watched: verbs.extend(url, out, config=config, overrides=settings, **watched))
 
 
-def _settings(overrides: list[str] | None, single_writer: bool) -> list[str]:
+def settings_of(overrides: list[str] | None, single_writer: bool) -> list[str]:
+    """Return all assignments of a command line."""
     return [*(overrides or ()), *(["store.single_writer=true"] if single_writer else [])]
 
 
