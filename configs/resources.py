@@ -1,10 +1,29 @@
 """What a run may use. Nothing here changes the result."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, model_validator
 
 from ntkpipe.configs.base import Section
+
+
+class PoolConfig(Section):
+    """Some equal workers among others: of another kind of GPU, or on CPUs."""
+
+    workers: int = Field(1, ge=1)
+    """How many are wanted; those for which there is no room yet wait for a node to join."""
+    device: str = "cpu"
+    """A PyTorch device, or ``auto``: a GPU where Ray has any, otherwise the CPU."""
+    cpus: float = Field(1.0, ge=0)
+    """Of the cluster, that each worker takes."""
+    gpus: float | None = Field(None, ge=0)
+    """Of the cluster, that each worker takes, such as 0.5; by default one on a GPU, none on a CPU."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of each worker; by default as many as it takes CPUs."""
+    accelerator: str | None = None
+    """The kind of GPU that is asked for, as Ray names it: ``H100``."""
+    custom: dict[str, float] = Field(default_factory=dict)
+    """Other resources of the cluster that each worker takes, such as those that some nodes are marked with."""
 
 
 class ResourcesConfig(Section):
@@ -25,6 +44,10 @@ class ResourcesConfig(Section):
             "share_solves",
             "max_bad_share",
             "grace_seconds",
+            "cpus_per_worker",
+            "gpus_per_worker",
+            "pools",
+            "slow_factor",
         }
     )
 
@@ -33,11 +56,17 @@ class ResourcesConfig(Section):
     address: str = "local"
     """Of the Ray cluster: ``local`` starts a private one and ends it with the run."""
     workers: int = Field(2, ge=1)
-    """Ray workers."""
+    """Ray workers that are wanted; the run starts with the first one, and uses nodes that join later."""
     threads_per_worker: int | None = Field(None, ge=1)
-    """CPU threads of each worker; by default the machine's cores shared evenly."""
+    """CPU threads of each worker; by default the machine's cores shared evenly, on a cluster as many as it takes CPUs."""
     device: str = "cpu"
-    """A PyTorch device: ``cpu``, ``cuda``."""
+    """A PyTorch device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one."""
+    cpus_per_worker: float = Field(1.0, ge=0)
+    """CPUs of a Ray cluster that each worker takes."""
+    gpus_per_worker: float | None = Field(None, ge=0)
+    """GPUs of a Ray cluster that each worker takes; 0.5 lets two workers share one. By default one with ``device: cuda``."""
+    pools: tuple[PoolConfig, ...] = ()
+    """Workers of several kinds in one run, in place of ``workers`` and ``device``; each gets as much as it can do."""
     batch_size: int | None = Field(None, ge=1)
     """Samples per forward pass at the most; by default as many as are fast on the device, up to 256. Never more than
     ``max_worker_bytes`` allows."""
@@ -59,3 +88,36 @@ class ResourcesConfig(Section):
     task_seconds: float = Field(3600.0, gt=0)
     """A task that takes longer is taken from its worker and tried again. Of a solve that has stored a later state since,
     that is no failed attempt."""
+    slow_factor: float = Field(10.0, gt=1)
+    """A task of a stage of equal ones is late, too, when it takes so many times longer than such tasks take, and more than
+    a minute."""
+
+    @model_validator(mode="after")
+    def _pools_need_ray(self) -> Self:
+        if self.pools and self.executor != "ray":
+            raise ValueError("resources.pools are Ray workers; set resources.executor=ray")
+        return self
+
+    @property
+    def worker_pools(self) -> tuple[PoolConfig, ...]:
+        """The workers that are wanted; one pool unless several are given."""
+        if self.pools:
+            return self.pools
+        pool = PoolConfig(
+            workers=self.workers,
+            device=self.device,
+            cpus=self.cpus_per_worker,
+            gpus=self.gpus_per_worker,
+            threads=self.threads_per_worker,
+        )
+        return (pool,)
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers are wanted in all."""
+        return 1 if self.executor == "serial" else sum(pool.workers for pool in self.worker_pools)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all workers compute on CPUs for sure."""
+        return all(pool.device == "cpu" for pool in self.worker_pools)

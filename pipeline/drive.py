@@ -1,19 +1,19 @@
 """The driver's loop: hands out what is not committed, commits what comes back, tries again what failed."""
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import final
 
 from ntkpipe.configs.errors import RunStoppedError, StorageError, error_of_kind
-from ntkpipe.pipeline.events import EventLog, Progress
+from ntkpipe.pipeline.books import Commits, Log, Tenure
+from ntkpipe.pipeline.events import Progress
 from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.quarantine import Quarantine, describe
-from ntkpipe.pipeline.queue import TaskQueue
+from ntkpipe.pipeline.scheduling.blocks import strip_height
+from ntkpipe.pipeline.scheduling.queue import AbstractQueue, TaskQueue
+from ntkpipe.pipeline.scheduling.waves import queue_of
 from ntkpipe.pipeline.stopping import STOPPED, StopRequest
-from ntkpipe.storage.ledger import Ledger
-from ntkpipe.storage.locks import EpochLock
 from ntkpipe.storage.records import Failure, Receipt, Verdict
 from ntkpipe.workers.tasks import MEMORY_KIND, SharedSolveTask, SolveTask, Task
 
@@ -37,13 +37,14 @@ class Driver:
         self,
         plan: Plan,
         executor: AbstractExecutor,
-        ledger: Ledger,
-        lock: EpochLock,
-        log: EventLog,
+        ledger: Commits,
+        lock: Tenure,
+        log: Log,
         progress: Progress,
         stop: StopRequest,
         *,
         last_state: Callable[[str], str],
+        kept_sides: int = 0,
         made_from: Callable[[Task], dict[str, str]] | None = None,
     ) -> None:
         """Take what a run consists of.
@@ -57,6 +58,7 @@ class Driver:
             progress: Is told what happens.
             stop: Asks the driver to stop.
             last_state: Names the last state that the solver of a solution has stored.
+            kept_sides: Rows or columns of kernel blocks whose features fit in a worker's memory.
             made_from: Gives the digests of all that determines what a task writes, for its receipt.
         """
         self._plan = plan
@@ -67,16 +69,20 @@ class Driver:
         self._progress = progress
         self._stop = stop
         self._last_state = last_state
+        self._kept_sides = kept_sides
         self._made_from = made_from
         self._states: dict[str, str] = {}
         self._quarantine = Quarantine(plan.config.resources)
-        self._lock_checked_at = self._ready_at = time.monotonic()
+        self._open: dict[str, int] = {}
+        self._begun: set[str] = set()
+        self._num_workers = 0
+        self._lock_checked_at = self._ready_at = executor.now()
 
-    def run_stage(self, stage: str, *, committed: Callable[[str], None] | None = None) -> None:
-        """Finish a stage, except for tasks that fail for good: they are set aside, and what needs them is left out.
+    def run_stages(self, *stages: str, committed: Callable[[str], None] | None = None) -> None:
+        """Finish stages, except for tasks that fail for good: they are set aside, and what needs them is left out.
 
         Args:
-            stage: Of the plan.
+            stages: Of the plan; one, or two of which the tasks of the second start as soon as what they need is there.
             committed: Is told every task that has been committed by now, those of earlier drivers included.
 
         Raises:
@@ -85,27 +91,56 @@ class Driver:
             RunStoppedError: The driver was asked to stop.
             RunLockedError: Another driver has taken over.
         """
-        done = self._ledger.committed(stage)
-        total = self._plan.num_tasks(stage)
-        if not total:
-            return
-        self._progress.stage(stage, len(done), total)
-        self._log.add("stage", stage=stage, done=len(done), total=total)
+        done = {stage: self._ledger.committed(stage) for stage in stages}
+        self._open = {stage: self._plan.num_tasks(stage) - len(done[stage]) for stage in stages}
+        self._begun = set()
 
         def finish(outcome: Outcome) -> None:
             self._commit(outcome)
             if committed is not None:
                 committed(outcome.task.id)
+            self._count_down(outcome.task)
 
-        def give_up(_: TaskQueue) -> None:
-            self._quarantine.check_early(stage, total)
+        def give_up(task: Task, _: AbstractQueue) -> None:
+            self._quarantine.check_early(task.stage, self._plan.num_tasks(task.stage))
+            self._count_down(task)
 
         if committed is not None:
-            for name in sorted(done):
+            for name in sorted(name for names in done.values() for name in names):
                 committed(name)
-        todo = (task for task in self._plan.tasks(stage) if task.id not in done)
-        self._carry_out(TaskQueue(filter(self._is_in, todo)), finish, give_up)
+        for stage in stages:
+            if not self._open[stage] and done[stage]:
+                self._begin(stage)
+                self._end(stage)
+        height = strip_height(self._plan.geometry, self._kept_sides, max(1, self._executor.num_wanted))
+        queue = queue_of(self._plan, stages, done, height, self._may_go_on)
+        self._carry_out(queue, finish, give_up)
         self._ledger.compact(self._lock.epoch, self._lock.check)
+
+    def _may_go_on(self, stage: str) -> bool:
+        return self._quarantine.may_go_on(stage, self._plan.num_tasks(stage))
+
+    def _begin(self, stage: str) -> None:
+        """Say, once, that tasks of a stage are handed out from now on, and how many there are."""
+        if stage not in self._begun and stage in self._open:
+            self._begun.add(stage)
+            total = self._plan.num_tasks(stage)
+            self._progress.stage(stage, total - self._open[stage], total)
+            self._log.add("stage", stage=stage, done=total - self._open[stage], total=total)
+
+    def _count_down(self, task: Task) -> None:
+        """Take a task off what is open of its stage, and end the stage with the last one."""
+        self._open[task.stage] -= 1
+        if not self._open[task.stage]:
+            self._end(task.stage)
+
+    def _end(self, stage: str) -> None:
+        """Say what a stage has ended without.
+
+        Raises:
+            TaskFailedError: It is more than may be missing.
+        """
+        total = self._plan.num_tasks(stage)
         self._quarantine.check_end(stage, total)
         aside, left_out = self._quarantine.missing(stage)
         if aside or left_out:
@@ -128,7 +163,11 @@ class Driver:
             # All steps of a solve have one name, and a failure of one is not held against another.
             self._quarantine.forgive(outcome.task)
 
-        self._carry_out(TaskQueue(iter(tasks)), finish, TaskQueue.clear)
+        def give_up(_: Task, queue: AbstractQueue) -> None:
+            queue.clear()
+
+        todo = list(tasks)
+        self._carry_out(TaskQueue(todo, len(todo)), finish, give_up)
         return not self._quarantine.is_out(SolveTask(name))
 
     def conclude(self) -> None:
@@ -159,22 +198,23 @@ class Driver:
         return False
 
     def _carry_out(
-        self, queue: TaskQueue, finish: Callable[[Outcome], None], gone: Callable[[TaskQueue], None]
+        self,
+        queue: AbstractQueue,
+        finish: Callable[[Outcome], None],
+        give_up: Callable[[Task, AbstractQueue], None],
     ) -> None:
         """Keep the workers busy until all tasks are finished, set aside or left out.
 
         Args:
             queue: The tasks.
             finish: Is given what has succeeded.
-            gone: Is called when a task was set aside or left out.
+            give_up: Is called when a task was set aside or left out.
         """
         in_flight = 0
         while True:
-            while in_flight < self._executor.capacity and not self._stop.requested and queue:
-                task = queue.pop()
-                self._executor.submit(task, self._quarantine.halvings(task))
-                in_flight += 1
-            if not in_flight and not queue:
+            if not self._stop.requested:
+                in_flight += self._hand_out(queue, give_up)
+            if not in_flight and not queue.num_left:
                 return
             if self._stop.is_over or (self._stop.requested and not in_flight):
                 raise RunStoppedError(STOPPED)
@@ -184,13 +224,29 @@ class Driver:
             for outcome in sorted(outcomes, key=lambda outcome: outcome.error is not None):
                 in_flight -= 1
                 if outcome.error is None:
+                    queue.finished(outcome.task)
                     finish(outcome)
-                    continue
-                verdict = self._judge(outcome.task, outcome.error)
-                if verdict == "again":
+                elif self._judge(outcome.task, outcome.error, outcome.worker) == "again":
                     queue.push(outcome.task)
                 else:
-                    gone(queue)
+                    queue.finished(outcome.task)
+                    give_up(outcome.task, queue)
+
+    def _hand_out(self, queue: AbstractQueue, give_up: Callable[[Task, AbstractQueue], None]) -> int:
+        """Give workers what they have room for; return how many tasks that were."""
+        num = 0
+        while (worker := self._executor.next_worker(queue.num_left)) is not None:
+            task = queue.pop(worker)
+            if task is None:
+                break
+            self._begin(task.stage)
+            if self._is_in(task):
+                self._executor.submit(worker, task, self._quarantine.halvings(task))
+                num += 1
+            else:
+                queue.finished(task)
+                give_up(task, queue)
+        return num
 
     def _commit(self, outcome: Outcome) -> None:
         task, result = outcome.task, outcome.result
@@ -215,10 +271,14 @@ class Driver:
             task=task.id,
             seconds=round(result.seconds, 4),
             bytes=receipt.num_bytes,
+            bytes_read=result.bytes_read,
+            chunks_read=result.chunks_read,
+            peak_bytes=result.peak_bytes,
             worker=result.worker,
+            attempt=receipt.attempt,
         )
 
-    def _judge(self, task: Task, error: TaskError) -> Verdict:
+    def _judge(self, task: Task, error: TaskError, worker: str) -> Verdict:
         """Decide on a failed attempt, and say so.
 
         Raises:
@@ -226,13 +286,13 @@ class Driver:
         """
         if error.kind == "not-started" or self._got_on(task, error):
             return "again"
+        fields = {"stage": task.stage, "task": task.id, "kind": error.kind, "message": error.message, "worker": worker}
         if self._stop.requested:
-            self._log.add("failure", stage=task.stage, task=task.id, kind=error.kind, message=error.message)
+            self._log.add("failure", **fields)
             return "again"  # which nobody is going to hand out any more
         attempt, verdict = self._quarantine.attempt(task), self._quarantine.judge(task, error)
-        self._log.add(
-            "failure", stage=task.stage, task=task.id, kind=error.kind, message=error.message, verdict=verdict
-        )
+        self._log.add("failure", **fields, verdict=verdict)
+        self._progress.attempt_failed(task.stage)
         self._tell(task, error, verdict, attempt)
         self._record(task, error, verdict, attempt)
         if verdict != "end":
@@ -276,7 +336,10 @@ class Driver:
 
     def _look(self, *, fresh: bool) -> None:
         """Look for a successor: always before something is written, now and then otherwise. Say that nobody works."""
-        now = time.monotonic()
+        now, num_ready = self._executor.now(), self._executor.num_ready
+        if num_ready != self._num_workers:
+            self._num_workers = num_ready
+            self._progress.workers(num_ready, self._executor.num_wanted)
         if fresh:
             self._lock.check()
         elif now - self._lock_checked_at > LOCK_CHECK_SECONDS:
@@ -284,7 +347,7 @@ class Driver:
         else:
             return
         self._lock_checked_at = now
-        if self._executor.capacity:
+        if num_ready:
             self._ready_at = now
         elif now - self._ready_at > IDLE_SECONDS:
             self._ready_at = now

@@ -5,14 +5,16 @@ import platform
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
 from ntkpipe.configs.errors import NtkPipeError, RunLockedError, RunStoppedError, StorageError
 from ntkpipe.pipeline.cost import CostModel
 from ntkpipe.pipeline.drive import Driver
-from ntkpipe.pipeline.events import EventLog, Progress
-from ntkpipe.pipeline.executors.registry import make_executor
+from ntkpipe.pipeline.events import EventLog, Progress, Watchers
+from ntkpipe.pipeline.executors.registry import make_executor, make_listeners
+from ntkpipe.pipeline.heartbeat import StatusFile
 from ntkpipe.pipeline.identity import TaskIdentities
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.reuse import take_over
@@ -71,6 +73,9 @@ def execute(
     """
     fenced = FencedStore(store, lock.epoch)
     log, ledger, identities = EventLog(fenced, lock.epoch), Ledger(store), TaskIdentities(probe)
+    status = StatusFile(fenced, lock.epoch)
+    progress = Watchers(progress, status)
+    log.listen(status.hear)
     log.add("start", host=platform.node(), process=os.getpid())
 
     def tell(text: str) -> None:
@@ -87,7 +92,10 @@ def execute(
         ledger.compact(lock.epoch, lock.check)
         if origin:
             take_over(origin, fenced, plan, identities, ledger, epoch=lock.epoch, tell=tell, check=check)
-        with make_executor(plan.config.resources, worker_spec(store, plan, probe, epoch=lock.epoch)) as executor:
+        spec = worker_spec(store, plan, probe, epoch=lock.epoch)
+        with status, make_executor(plan.config.resources, spec, partial(log.add, "worker")) as executor:
+            for listener in make_listeners(plan.config.resources):
+                log.listen(listener)
             driver = Driver(
                 plan,
                 executor,
@@ -97,16 +105,16 @@ def execute(
                 progress,
                 stop,
                 last_state=lambda name: last_state(store, name),
+                kept_sides=probe.passes.kept_sides,
                 made_from=identities.of,
             )
-            for stage in plan.stages:
-                if stage == SOLVE_STAGE:
+            for stages in plan.waves:
+                if SOLVE_STAGE in stages:
                     for name in shared_solutions(plan.config):
                         run_rounds(driver, store, ledger, name)
-                    driver.run_stage(stage, committed=lambda name: clear_solver(fenced, name))
+                    driver.run_stages(*stages, committed=lambda name: clear_solver(fenced, name))
                 else:
-                    driver.run_stage(stage)
-                ledger.compact(lock.epoch, lock.check)
+                    driver.run_stages(*stages)
             driver.conclude()
     except NtkPipeError as error:
         log.add("stop", kind=error.kind, message=error.message)
@@ -148,9 +156,6 @@ def prepare(store: AbstractStore, ledger: Ledger, probe: Probe, epoch: int) -> N
 def worker_spec(store: AbstractStore, plan: Plan, probe: Probe, *, epoch: int = 0) -> WorkerSpec:
     """Return everything that a worker of a run needs to start."""
     resources = plan.config.resources
-    threads = resources.threads_per_worker
-    if threads is None and resources.executor != "serial":
-        threads = max(1, len(os.sched_getaffinity(0)) // resources.workers)
     return WorkerSpec(
         url=absolute(store.url),
         config=plan.config,
@@ -162,7 +167,8 @@ def worker_spec(store: AbstractStore, plan: Plan, probe: Probe, *, epoch: int = 
         fingerprints=probe.fingerprints,
         passes=probe.passes,
         choices={name: choice.why for name, choice in probe.solvers.items() if choice.why},
-        threads=threads,
+        threads=resources.threads_per_worker,
+        device=resources.device,
         import_path=(os.getcwd(), *(folder for folder in sys.path if folder)),
         epoch=epoch,
     )

@@ -150,6 +150,10 @@ class Quarantine:
         if self.missing(stage)[0] > max(MIN_ASIDE, self._max_share * total):
             raise self._error(stage, total)
 
+    def may_go_on(self, stage: str, total: int) -> bool:
+        """Return whether no more of a stage is missing than may be."""
+        return self.missing(stage)[0] <= self._max_share * total
+
     def check_end(self, stage: str, total: int) -> None:
         """Refuse to go on to the next stage when more is missing than may be.
 
@@ -157,7 +161,7 @@ class Quarantine:
             NumericalError: All that failed have no numbers.
             TaskFailedError: Of tasks that failed; ten of them are named.
         """
-        if self.missing(stage)[0] > self._max_share * total:
+        if not self.may_go_on(stage, total):
             raise self._error(stage, total)
 
     def _error(self, stage: str, total: int) -> NtkPipeError:

@@ -21,7 +21,7 @@ MAX_IDLE_ROUNDS = 3
 def shared_solutions(config: RunConfig) -> tuple[str, ...]:
     """Return the solutions whose products are shared: there are several workers and the solver has parts."""
     resources = config.resources
-    if not resources.share_solves or resources.executor == "serial" or resources.workers < 2:
+    if not resources.share_solves or resources.executor == "serial" or resources.num_workers < 2:
         return ()
     return tuple(solve.name for solve in config.solve if solve.in_parts)
 

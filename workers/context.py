@@ -17,7 +17,8 @@ from ntkpipe.storage.schema import array_specs
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.jacobians.engine import Factors, JacobianEngine
-from ntkpipe.workers.passes import CACHED_SHARDS
+from ntkpipe.workers.kept import KeptTensors
+from ntkpipe.workers.passes import CACHED_SHARDS, PassPlan, side_bytes
 from ntkpipe.workers.run_kernels import RunKernels
 from ntkpipe.workers.run_operators import RunOperators
 from ntkpipe.workers.sources.data import SplitSource
@@ -44,6 +45,7 @@ class WorkerContext:
         samples: Reads what is stored per sample.
         matrices: Reads kernel matrices.
         kept_factors: Those of the last rows of an exact block, by what they are of; the kernel stage's own.
+        kept_sides: Stored features and norms of rows and columns of kernel blocks; the kernel stage's own.
         kept_choleskys: The factor of the last posterior, by kernel; the derive stage's own.
         kept_solves: Solves that more than one task works on, by solution; the solve stage's own.
     """
@@ -60,6 +62,7 @@ class WorkerContext:
         self.kept_factors: tuple[object, list[BaseFactors]] | None = None
         self.kept_choleskys: dict[str, torch.Tensor] = {}
         self.kept_solves: dict[str, object] = {}
+        self.kept_sides = KeptTensors(spec.passes.kept_sides * side_bytes(spec.geometry))
         self._splits: dict[str, SplitSource] = {}
         self._shards: dict[tuple[str, int], torch.Tensor] = {}
         self._engines: dict[str, JacobianEngine] = {}
@@ -73,7 +76,7 @@ class WorkerContext:
     @cached_property
     def device(self) -> torch.device:
         """Where the computation happens; one that this machine has."""
-        return usable_device(self.spec.config.resources.device)
+        return usable_device(self.spec.device)
 
     def engine(self, member: str) -> JacobianEngine:
         """Return the Jacobian engine over the run's model, or over one of its members."""
@@ -89,9 +92,15 @@ class WorkerContext:
             self._engines[member] = JacobianEngine(model.to(self.device), self.spec.routes[member])
         return self._engines[member]
 
+    def use(self, passes: PassPlan) -> None:
+        """Cut the batches of the next task like this, and keep no more between tasks than goes with it."""
+        self.passes = passes
+        self.kept_sides.limit(passes.kept_sides * side_bytes(self.spec.geometry))
+
     def forget(self) -> None:
         """Drop what was kept for the next task, to have more memory for it."""
         self.kept_factors = None
+        self.kept_sides.clear()
         self.kept_choleskys = {}
         self.kept_solves = {}
         self._shards = {}

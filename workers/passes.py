@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import final
 
+from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.storage.records import Geometry
 
 PROCESS_BYTES = 320 * 2**20
@@ -78,12 +79,15 @@ class PassPlan:
     """Samples whose factors are joined for a product of factors."""
     row_samples: int
     """Samples of a block's rows whose factors are kept while its columns stream past."""
+    kept_sides: int = 0
+    """Rows and columns of kernel blocks whose stored features are kept between blocks."""
 
     def halved(self, times: int, num_samples: int) -> "PassPlan":
         """Return how a task of some samples is cut after it ran out of memory so often; at the least sample by sample."""
         numbers = (self.batch_size, self.gram_samples, self.row_samples)
         batch, gram, rows = (max(1, min(number, num_samples) >> times) for number in numbers)
-        return replace(self, batch_size=batch, gram_samples=gram, row_samples=rows)
+        kept = self.kept_sides >> times
+        return replace(self, batch_size=batch, gram_samples=gram, row_samples=rows, kept_sides=kept)
 
 
 def plan_passes(
@@ -121,6 +125,18 @@ def plan_passes(
     group = max(1, min(max(batch, GRAM_SAMPLES), budget // max(1, footprint.gram_bytes(vectors))))
     rows = max(group, budget_bytes // 2 // max(1, footprint.factor_bytes(vectors)))
     return PassPlan(batch, max(1, vectors), group, rows)
+
+
+def side_bytes(geometry: Geometry) -> int:
+    """Return the memory of the stored features and norms of all kernels for a row, or a column, of kernel blocks."""
+    itemsize = 4 if geometry.dtype == "float32" else 8
+    per_sample = 0
+    for kernel in geometry.kernels:
+        members = max(1, len(kernel.members))
+        # Maps of samples are multiplied in double precision.
+        width = 8 if kernel.kind in RANDOM_FEATURES else itemsize
+        per_sample += members * (width * (kernel.feature_dim or 0) * max(1, len(kernel.groups)) + 8 * kernel.width)
+    return geometry.block_rows * per_sample
 
 
 @final
@@ -170,6 +186,7 @@ def predict_memory(
     if passes is not None:
         batch = passes.batch_size * footprint.sample_bytes(passes.max_vectors)
         features += batch
+        kernel += passes.kept_sides * side_bytes(geometry)
         if exact_groups is not None:
             kept = min(passes.row_samples, geometry.block_rows)
             kernel += batch + kept * footprint.factor_bytes(passes.max_vectors)

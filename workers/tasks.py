@@ -1,6 +1,6 @@
 """What a worker can be asked to do. Plain data: importing this module needs no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ntkpipe.configs.run import RunConfig
@@ -196,6 +196,8 @@ class WorkerSpec:
     """Of solutions whose solver ntkpipe chose: why this one."""
     threads: int | None
     """CPU threads of the worker; None leaves PyTorch's choice."""
+    device: str = "cpu"
+    """That it computes on, or ``auto``."""
     import_path: tuple[str, ...] = ()
     """Folders appended to the module search path, so that user code is found as on the driver."""
     epoch: int = 0
@@ -215,6 +217,8 @@ class WorkerSpec:
         """Return whether an attempt after one more halving would need less memory than one after so many."""
         num_samples = self._num_samples(task)
         now, then = (self.passes.halved(times, num_samples) for times in (halvings, halvings + 1))
+        if not isinstance(task, KernelTask):
+            then = replace(then, kept_sides=now.kept_sides)  # nobody else keeps any
         return num_samples > 0 and now != then
 
     def _num_samples(self, task: Task) -> int:

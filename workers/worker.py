@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import socket
 import sys
 import time
@@ -44,6 +45,15 @@ class Worker:
             torch.set_num_threads(spec.threads)
         self._context = WorkerContext(spec)
 
+    @property
+    def device(self) -> str:
+        """What it computes on, as PyTorch names it.
+
+        Raises:
+            ConfigError: This machine has no such device.
+        """
+        return str(self._context.device)
+
     def run(self, task: Task, halvings: int = 0) -> TaskResult:
         """Compute a task and write its chunks.
 
@@ -57,20 +67,24 @@ class Worker:
         Raises:
             NtkPipeError: What the stage raises.
         """
-        started = time.perf_counter()
-        self._context.passes = self._context.spec.passes_of(task, halvings)
+        started, before = time.perf_counter(), self._context.chunks.reads
+        self._context.use(self._context.spec.passes_of(task, halvings))
         try:
             written = self._carry_out(task)
         except Exception as error:
             if is_out_of_memory(error):
                 self._context.forget()
             raise
+        reads = self._context.chunks.reads - before
         return TaskResult(
             chunks=written.chunks,
             objects=written.objects,
             seconds=time.perf_counter() - started,
             worker=f"{socket.gethostname()}:{os.getpid()}",
             versions={"python": platform.python_version(), "torch": torch.__version__},
+            bytes_read=reads.num_bytes,
+            chunks_read=reads.num_chunks,
+            peak_bytes=peak_bytes(),
         )
 
     def _carry_out(self, task: Task) -> Written:
@@ -93,6 +107,11 @@ class Worker:
                 return shared_solve.compute_part(self._context, task)
             case AnalysisTask():
                 return analyze.compute(self._context, task)
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -35,6 +35,8 @@ class Outcome:
     task: Task
     result: TaskResult | None = None
     error: TaskError | None = None
+    worker: str = ""
+    """Who had it, as ``host:process``; empty where it was nobody in particular."""
 
 
 class AbstractExecutor(ABC):
@@ -48,16 +50,34 @@ class AbstractExecutor(ABC):
     def __exit__(self, *exception: object) -> None:
         """End everything that was started."""
 
+    @abstractmethod
+    def now(self) -> float:
+        """Return the time in seconds, from any beginning."""
+
     @property
     @abstractmethod
-    def capacity(self) -> int:
-        """How many tasks are worth having in flight now; 0 while no worker is ready."""
+    def num_ready(self) -> int:
+        """How many workers take tasks now."""
+
+    @property
+    @abstractmethod
+    def num_wanted(self) -> int:
+        """How many workers were asked for."""
 
     @abstractmethod
-    def submit(self, task: Task, halvings: int = 0) -> None:
+    def next_worker(self, num_left: int) -> int | None:
+        """Return the number of the worker that the next task should be given to; None while all have enough.
+
+        Args:
+            num_left: How many tasks have not been handed out, this one included.
+        """
+
+    @abstractmethod
+    def submit(self, worker: int, task: Task, halvings: int = 0) -> None:
         """Hand over a task; returns at once.
 
         Args:
+            worker: That was named by :meth:`next_worker`.
             task: To be carried out.
             halvings: How many attempts at it have run out of memory.
         """

@@ -1,134 +1,154 @@
-"""Workers on Ray: the only module that knows Ray.
+"""Worker processes on Ray.
 
 Ray starts processes and moves calls; it retries nothing. The driver owns attempts and commits, because Ray's own
-retries reorder calls and have no limit per task. A worker that is lost or too slow is killed and replaced, and what it
-had is reported as failed. A worker is given tasks once it has answered: a process that never starts, or that a cluster
-has no room for, holds nothing up as long as there is another one.
+retries reorder calls and have no limit per task. Processes belong to the driver and end with it. What they are given and
+return are a few hundred bytes; the object store holds the description of the run, once per node, and is kept small.
 """
 
+import itertools
 import os
-import shutil
-import socket
-import tempfile
+import signal
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, final
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Any, Final, final
 
 import ray
 import ray.exceptions
+from ray._private.state import state as cluster_state
 
-from ntkpipe.configs.errors import PlanError, error_of_kind
-from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError, attempt_error
-from ntkpipe.pipeline.executors.processes import (
-    Place,
-    deferring_signals,
-    keeping_handler,
-    oom_kills,
-    remove_stale_folders,
+from ntkpipe.configs.resources import PoolConfig
+from ntkpipe.pipeline.executors.asking import Asking
+from ntkpipe.pipeline.executors.connection import Connection
+from ntkpipe.pipeline.executors.processes import Place, oom_kills
+from ntkpipe.pipeline.scheduling.fleet import NOT_STARTED
+from ntkpipe.pipeline.scheduling.workers import (
+    AbstractWorkers,
+    Draining,
+    Failed,
+    Finished,
+    Lost,
+    NotStarted,
+    Ready,
+    Trouble,
+    WorkerEvent,
 )
 from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
 from ntkpipe.workers.worker import Worker, describe_failure
 
-TASKS_PER_WORKER = 2
-"""In flight per worker: one computes, one waits, which hides the round trip."""
-
-CONNECT_SECONDS = 10.0
-
-FETCH_SECONDS = 60.0
+FETCH_SECONDS: Final = 60.0
 """For an answer that is ready to arrive; it may be on a node that has just been lost."""
 
-MAX_STARTS = 3
-"""In a row that fail, before a worker is given up."""
+LEAVING_SECONDS: Final = 2.0
+"""Between two questions for nodes that are about to leave."""
 
-TEMPORARY_PREFIX = "ntkpipe-ray-"
+
+@dataclass(frozen=True, slots=True)
+class _Hello:
+    """The first answer of a worker process."""
+
+    place: Place
+    node: str
+    device: str
+    failure: Failed | None
+    """What kept it from starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """How an attempt at a task ended."""
+
+    value: TaskResult | Failed
+    is_draining: bool
+    """Whether the process was told to end, and takes no other task."""
 
 
 @final
 class _Actor:
-    """The worker process: turns results and errors into plain values."""
+    """The worker process: turns results and errors into plain values, and finishes its task when it is told to end."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._worker: Worker | None = None
-        self._failure = ("exception", "")
+        self._device = ""
+        self._failure: Failed | None = None
+        self._is_draining = False
+        signal.signal(signal.SIGTERM, self._drain)
         try:
-            self._worker = Worker(spec)
+            worker = Worker(spec)
+            self._device, self._worker = worker.device, worker
         except Exception as error:  # noqa: BLE001 - whatever keeps a worker from starting is reported, not raised
             self._failure = describe_failure(error)
 
-    def hello(self) -> Place | tuple[str, str]:
-        """Say where the process is; an error that kept it from starting is returned as (kind, message)."""
-        return Place.here() if self._worker is not None else self._failure
+    def hello(self) -> _Hello:
+        """Say where the process is, and whether it has started."""
+        return _Hello(Place.here(), ray.get_runtime_context().get_node_id(), self._device, self._failure)
 
-    def run(self, task: Task, halvings: int) -> TaskResult | tuple[str, str]:
+    def run(self, task: Task, halvings: int) -> _Answer:
         """Carry out a task; an error is returned as (kind, message)."""
-        if self._worker is None:
-            return self._failure
+        if self._worker is None or self._is_draining:
+            told = (NOT_STARTED, "the worker was told to end")
+            return _Answer(self._failure or told, self._is_draining)
         try:
-            return self._worker.run(task, halvings)
+            value: TaskResult | Failed = self._worker.run(task, halvings)
         except Exception as error:  # noqa: BLE001 - whatever ends a task is reported, not raised
-            return describe_failure(error)
+            value = describe_failure(error)
+        return _Answer(value, self._is_draining)
 
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """An attempt at a task that a worker has been given."""
-
-    answer: Any
-    task: Task
-    halvings: int
+    def _drain(self, number: int, frame: FrameType | None) -> None:
+        """Handle a SIGTERM."""
+        self._is_draining = True
 
 
 @dataclass(slots=True)
-class _Slot:
-    """A worker and its tasks in the order in which it gets to them."""
+class _Process:
+    """A worker and the answers that are expected of it."""
 
     actor: Any
     hello: Any
-    """Its first answer."""
-    since: float = field(default_factory=time.monotonic)
-    """When it was started, or when the first of its tasks was."""
     place: Place | None = None
     """Where it is; None before it has answered."""
-    calls: deque[_Call] = field(default_factory=deque)
-    failed_starts: int = 0
+    node: str = ""
+    answers: deque[Any] = field(default_factory=deque)
+    is_leaving: bool = False
+    """Whether it is known that its node is about to leave."""
 
 
 @final
-class RayExecutor(AbstractExecutor):
+class RayWorkers(AbstractWorkers):
     """Worker processes on a private local Ray, or on the cluster of an address.
 
-    A Ray that is already running in this process is borrowed and left running.
+    Args:
+        spec: Of the run.
+        address: Of the cluster; ``local`` starts a private one.
+        num_workers: How many there will be; the machine's cores are shared between those on a private Ray.
     """
 
-    def __init__(self, spec: WorkerSpec, *, address: str, num_workers: int, task_seconds: float) -> None:
+    def __init__(self, spec: WorkerSpec, *, address: str, num_workers: int) -> None:
         self._spec = spec
         self._address = address
         self._num_workers = num_workers
-        self._task_seconds = task_seconds
-        self._slots: list[_Slot] = []
-        self._owns_ray = False
-        self._temporary: Path | None = None
-        self._remote_class: Any = None
+        self._processes: dict[int, _Process] = {}
+        self._numbers = itertools.count()
+        self._specs: dict[tuple[str, int], Any] = {}
+        self._actor_class: Any = ray.remote(_Actor)
+        self._connection = Connection(address, num_workers)
         self._oom_kills = oom_kills()
+        self._leaving: Asking | None = None
+        self._has_complained = False
 
-    def __enter__(self) -> "RayExecutor":
-        """Start or join Ray and begin to start the workers.
+    def __enter__(self) -> "RayWorkers":
+        """Start or join Ray.
 
         Raises:
             PlanError: The address cannot be reached.
         """
         try:
-            if not ray.is_initialized():
-                self._start_ray()
-            gpus = 1 if self._spec.config.resources.device.startswith("cuda") else 0
-            self._remote_class = ray.remote(_Actor).options(
-                num_cpus=1 if self._address != "local" else 0, num_gpus=gpus, max_restarts=0, max_task_retries=0
-            )
-            for _ in range(self._num_workers):
-                self._slots.append(self._start_worker())
+            self._connection.__enter__()
+            if self._address != "local":
+                # Ray has no public way to learn of them. The head may take long to answer, or not know the question.
+                self._leaving = Asking(cluster_state.get_draining_nodes, LEAVING_SECONDS).__enter__()
         except BaseException:
             self.__exit__()
             raise
@@ -136,164 +156,128 @@ class RayExecutor(AbstractExecutor):
 
     def __exit__(self, *exception: object) -> None:
         """End the workers, and Ray if it was started here."""
-        for slot in self._slots:
-            _end_worker(slot)
-        self._slots = []
-        if self._owns_ray:
-            # Ray takes every handler of SIGTERM away as it ends, below what Python knows of.
-            with deferring_signals():
-                ray.shutdown()
-            self._owns_ray = False
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        for worker in list(self._processes):
+            self.end(worker)
+        self._specs = {}
+        if self._leaving is not None:
+            self._leaving.__exit__()
+        self._connection.__exit__()
 
-    @property
-    def capacity(self) -> int:
-        """Two tasks per worker that has answered."""
-        return TASKS_PER_WORKER * sum(slot.place is not None for slot in self._slots)
+    def now(self) -> float:
+        """Return the time of this machine."""
+        return time.monotonic()
 
-    def submit(self, task: Task, halvings: int = 0) -> None:
-        """Give a task to the worker with the fewest; there must be one that has answered."""
-        slot = min((slot for slot in self._slots if slot.place is not None), key=lambda slot: len(slot.calls))
-        if not slot.calls:
-            slot.since = time.monotonic()
-        slot.calls.append(_Call(slot.actor.run.remote(task, halvings), task, halvings))
+    def start(self, pool: PoolConfig) -> int:
+        """Begin to start a process with what its pool asks for."""
+        device, gpus = pool.device, pool.gpus
+        if device == "auto" and not ray.cluster_resources().get("GPU"):
+            device, gpus = "cpu", 0.0
+        if gpus is None:
+            gpus = 0.0 if device == "cpu" else 1.0
+        is_local = self._address == "local"
+        options: dict[str, Any] = {
+            "num_cpus": 0 if is_local else pool.cpus,
+            "num_gpus": gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        if not is_local:
+            options["scheduling_strategy"] = "SPREAD"
+        if pool.accelerator is not None:
+            options["accelerator_type"] = pool.accelerator
+        if pool.custom:
+            options["resources"] = pool.custom
+        actor = self._actor_class.options(**options).remote(self._spec_for(device, self._threads(pool)))
+        worker = next(self._numbers)
+        self._processes[worker] = _Process(actor, actor.hello.remote())
+        return worker
 
-    def wait(self, timeout_seconds: float) -> list[Outcome]:
-        """Collect what is ready, and replace workers that died or took too long.
+    def send(self, worker: int, task: Task, halvings: int) -> None:
+        """Call a process."""
+        process = self._processes[worker]
+        process.answers.append(process.actor.run.remote(task, halvings))
 
-        Raises:
-            PlanError: No worker can be started.
-            NtkPipeError: What kept a worker from starting.
-        """
-        awaited = {slot.calls[0].answer: slot for slot in self._slots if slot.calls}
-        awaited |= {slot.hello: slot for slot in self._slots if slot.place is None}
-        outcomes: list[Outcome] = []
-        ready, others = ray.wait(list(awaited), num_returns=1, timeout=timeout_seconds) if awaited else ([], [])
+    def end(self, worker: int) -> None:
+        """End a process: through Ray, wherever it is, and without Ray if it is on this machine."""
+        process = self._processes.pop(worker, None)
+        if process is None:
+            return
+        with suppress(ray.exceptions.RayError):
+            ray.kill(process.actor)
+        if process.place is not None:
+            process.place.kill()
+
+    def listen(self, timeout_seconds: float) -> list[WorkerEvent]:
+        """Collect the answers that are there, and look now and then for nodes that are about to leave."""
+        awaited = {process.answers[0]: worker for worker, process in self._processes.items() if process.answers}
+        awaited |= {process.hello: worker for worker, process in self._processes.items() if process.place is None}
+        if not awaited:
+            time.sleep(timeout_seconds)
+            return self._leavers()
+        ready, others = ray.wait(list(awaited), num_returns=1, timeout=timeout_seconds)
         if others:
             ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
+        events: list[WorkerEvent] = []
         for reference in ready:
-            slot = awaited[reference]
-            if slot.place is None:
-                self._welcome(slot)
-            else:
-                outcomes += self._collect(slot)
-        for slot in list(self._slots):
-            if time.monotonic() - slot.since <= self._task_seconds:
-                continue
-            late = f"took longer than resources.task_seconds = {self._task_seconds:g}"
-            if slot.place is None:
-                self._start_again(slot, f"its process {late} to start; is there room for it?")
-            elif slot.calls:
-                outcomes += self._replace(slot, "deadline", late)
-        return outcomes
+            events += self._hear(awaited[reference])
+        return events + self._leavers()
 
-    def _welcome(self, slot: _Slot) -> None:
-        """Take the first answer of a worker."""
+    def _leavers(self) -> list[WorkerEvent]:
+        """Return news of processes whose node is about to leave."""
+        if self._leaving is None:
+            return []
+        events: list[WorkerEvent] = []
+        if self._leaving.trouble is not None and not self._has_complained:
+            self._has_complained = True
+            events.append(Trouble(f"Ray does not tell which nodes are about to leave: {self._leaving.trouble}"))
+        if nodes := self._leaving.answer:
+            for worker, process in self._processes.items():
+                if process.node in nodes and not process.is_leaving:
+                    process.is_leaving = True
+                    events.append(Draining(worker))
+        return events
+
+    def _hear(self, worker: int) -> list[WorkerEvent]:
+        """Take an answer of a process, its first one or that to its first call."""
+        process = self._processes[worker]
+        is_new = process.place is None
         try:
-            found = ray.get(slot.hello, timeout=FETCH_SECONDS)
+            found = ray.get(process.hello if is_new else process.answers[0], timeout=FETCH_SECONDS)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            self._start_again(slot, _first_line(error))
-            return
-        if isinstance(found, Place):
-            slot.place, slot.failed_starts, slot.since = found, 0, time.monotonic()
-            return
-        kind, message = found
-        if kind not in ("exception", MEMORY_KIND):
-            raise error_of_kind(kind, message)
-        self._start_again(slot, message)
+            if is_new:
+                return [NotStarted(worker, "worker-lost", _first_line(error))]
+            kind = MEMORY_KIND if self._ran_out_of_memory(process, error) else "worker-lost"
+            was_told = isinstance(error, ray.exceptions.RayActorError) and error.preempted
+            lost = Lost(worker, kind, f"the worker process was lost: {_first_line(error)}")
+            return [Draining(worker), lost] if was_told else [lost]
+        if isinstance(found, _Hello):
+            if found.failure is not None:
+                return [NotStarted(worker, *found.failure)]
+            process.place, process.node = found.place, found.node
+            return [Ready(worker, f"{found.place.host}:{found.place.process}", found.device)]
+        process.answers.popleft()
+        return [*([Draining(worker)] if found.is_draining else []), Finished(worker, found.value)]
 
-    def _start_again(self, slot: _Slot, reason: str) -> None:
-        """Start a worker afresh that has not started, a few times.
-
-        Raises:
-            PlanError: It was the last one.
-        """
-        _end_worker(slot)
-        self._slots.remove(slot)
-        if slot.failed_starts + 1 < MAX_STARTS:
-            self._slots.append(self._start_worker(slot.failed_starts + 1))
-        elif not self._slots:
-            raise PlanError(
-                f"no worker could be started in {MAX_STARTS} tries, the last one because {reason}. Check "
-                "resources.workers, the free CPUs and GPUs of the cluster, and that its nodes can import ntkpipe."
-            )
-
-    def _collect(self, slot: _Slot) -> list[Outcome]:
-        """Return how the first task of a worker ended, and of one that is lost all the others."""
-        call = slot.calls[0]
-        try:
-            value = ray.get(call.answer, timeout=FETCH_SECONDS)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            kind = MEMORY_KIND if self._ran_out_of_memory(slot, error) else "worker-lost"
-            return self._replace(slot, kind, f"the worker process was lost: {_first_line(error)}")
-        slot.calls.popleft()
-        slot.since = time.monotonic()
-        if isinstance(value, TaskResult):
-            return [Outcome(call.task, result=value)]
-        return [Outcome(call.task, error=attempt_error(self._spec, call.task, call.halvings, *value))]
-
-    def _ran_out_of_memory(self, slot: _Slot, error: Exception) -> bool:
+    def _ran_out_of_memory(self, process: _Process, error: Exception) -> bool:
         """Return whether Ray says so, or the kernel of this machine has ended a process since it was last asked."""
         before, self._oom_kills = self._oom_kills, oom_kills()
-        is_near = slot.place is not None and slot.place.is_near
+        is_near = process.place is not None and process.place.is_near
         return isinstance(error, ray.exceptions.OutOfMemoryError) or (is_near and self._oom_kills > before)
 
-    def _replace(self, slot: _Slot, kind: str, message: str) -> list[Outcome]:
-        """Start a new worker in place of one that is lost, and report its tasks; only the first had been started."""
-        first, *others = slot.calls
-        outcomes = [Outcome(first.task, error=attempt_error(self._spec, first.task, first.halvings, kind, message))]
-        outcomes += [Outcome(call.task, error=TaskError("not-started", message, counts=False)) for call in others]
-        _end_worker(slot)
-        self._slots[self._slots.index(slot)] = self._start_worker()
-        return outcomes
-
-    def _start_worker(self, failed_starts: int = 0) -> _Slot:
-        actor = self._remote_class.remote(self._spec)
-        return _Slot(actor, actor.hello.remote(), failed_starts=failed_starts)
-
-    def _start_ray(self) -> None:
-        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
+    def _threads(self, pool: PoolConfig) -> int:
+        """Return how many threads a process may use: those of the CPUs that it takes, or its share of this machine."""
+        if pool.threads is not None:
+            return pool.threads
         if self._address == "local":
-            remove_stale_folders(TEMPORARY_PREFIX)
-            self._temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-"))
-            options |= {"num_cpus": self._num_workers, "_temp_dir": str(self._temporary)}
-        else:
-            _check_reachable(self._address)
-        try:
-            with keeping_handler():
-                ray.init(address=self._address, **options)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise PlanError(
-                f"Ray at {self._address!r} cannot be reached or started: {error}. Check resources.address, and "
-                "RAY_AUTH_TOKEN for a cluster with authentication."
-            ) from None
-        self._owns_ray = True
+            return max(1, len(os.sched_getaffinity(0)) // self._num_workers)
+        return max(1, int(pool.cpus))
 
-
-def _check_reachable(address: str) -> None:
-    """Refuse an address where nobody listens; Ray would end the whole process after a long wait.
-
-    Raises:
-        PlanError: Names the address.
-    """
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise PlanError(
-            f"Ray at {address!r} cannot be reached: {error}. Check resources.address, and that the head node is running."
-        ) from None
-
-
-def _end_worker(slot: _Slot) -> None:
-    """End a worker: through Ray, wherever it is, and without Ray if it is on this machine."""
-    with suppress(ray.exceptions.RayError):
-        ray.kill(slot.actor)
-    if slot.place is not None:
-        slot.place.kill()
+    def _spec_for(self, device: str, threads: int) -> Any:
+        """Return what a process is started with, stored once for all that are alike."""
+        key = (device, threads)
+        if key not in self._specs:
+            self._specs[key] = ray.put(replace(self._spec, device=device, threads=threads))
+        return self._specs[key]
 
 
 def _first_line(error: Exception) -> str:

@@ -3,24 +3,49 @@
 import os
 import secrets
 import sys
+from collections.abc import Callable
 
 from ntkpipe.configs.resources import ResourcesConfig
+from ntkpipe.pipeline.events import Listener
 from ntkpipe.pipeline.executors.base import AbstractExecutor
+from ntkpipe.pipeline.scheduling.fleet import Fleet
 from ntkpipe.workers.tasks import WorkerSpec
 
 
-def make_executor(resources: ResourcesConfig, spec: WorkerSpec) -> AbstractExecutor:
-    """Return the executor that a configuration asks for, not yet started."""
+def make_executor(
+    resources: ResourcesConfig, spec: WorkerSpec, tell: Callable[..., None] | None = None
+) -> AbstractExecutor:
+    """Return the executor that a configuration asks for, not yet started.
+
+    Args:
+        resources: Of the run.
+        spec: For its workers.
+        tell: Is told what becomes of workers, as fields of an event.
+    """
     if resources.executor == "ray":
         _prepare_environment(resources.address)
-        from ntkpipe.pipeline.executors.ray import RayExecutor
+        from ntkpipe.pipeline.executors.ray import RayWorkers
 
-        return RayExecutor(
-            spec, address=resources.address, num_workers=resources.workers, task_seconds=resources.task_seconds
+        return Fleet(
+            RayWorkers(spec, address=resources.address, num_workers=resources.num_workers),
+            spec,
+            resources.worker_pools,
+            task_seconds=resources.task_seconds,
+            slow_factor=resources.slow_factor,
+            tell=tell,
         )
     from ntkpipe.pipeline.executors.serial import SerialExecutor
 
     return SerialExecutor(spec)
+
+
+def make_listeners(resources: ResourcesConfig) -> tuple[Listener, ...]:
+    """Return who else is to hear of events, such as the metrics of a cluster; its executor must have been entered."""
+    if resources.executor != "ray":
+        return ()
+    from ntkpipe.pipeline.executors.metrics import RayMetrics
+
+    return (RayMetrics().hear,)
 
 
 def _prepare_environment(address: str) -> None:

@@ -1,5 +1,6 @@
 """The trivial executor: one worker in this process."""
 
+import time
 from collections import deque
 from typing import final
 
@@ -26,18 +27,33 @@ class SerialExecutor(AbstractExecutor):
         """Drop the worker and what it loaded."""
         self._worker = None
 
+    def now(self) -> float:
+        """Return the time of this machine."""
+        return time.monotonic()
+
     @property
-    def capacity(self) -> int:
-        """One: there is nothing to overlap."""
+    def num_ready(self) -> int:
+        """One."""
         return 1
 
-    def submit(self, task: Task, halvings: int = 0) -> None:
+    @property
+    def num_wanted(self) -> int:
+        """One."""
+        return 1
+
+    def next_worker(self, num_left: int) -> int | None:
+        """Return the only worker if it has nothing to do: there is nothing to overlap."""
+        return 0 if num_left and not self._queue else None
+
+    def submit(self, worker: int, task: Task, halvings: int = 0) -> None:
         """Queue a task."""
         self._queue.append((task, halvings))
 
     def wait(self, timeout_seconds: float) -> list[Outcome]:
         """Carry out the next task."""
         assert self._worker is not None, "the executor has not been entered"
+        if not self._queue:
+            return []
         task, halvings = self._queue.popleft()
         try:
             return [Outcome(task, result=self._worker.run(task, halvings))]

@@ -19,7 +19,7 @@ from torch import nn
 import ntkpipe
 from ntkpipe.configs.errors import ChunkNotReadyError, ConfigError, NotFoundError, NumericalError, RunMismatchError
 from ntkpipe.workers.passes import PassPlan
-from ntkpipe.workers.probing import budget
+from ntkpipe.workers.probing import memory_model
 from ntkpipe.workers.sources.samples import Samples
 
 NUM_OUTPUTS, NUM_TRAIN, NUM_TEST = 3, 6, 4
@@ -436,7 +436,7 @@ def check_run(run, document, known, dense):
 
 def run_drawn(seed, dense, folder, monkeypatch):
     document, known, passes = draw(seed, dense)
-    monkeypatch.setattr(budget, "plan_passes", lambda *_, **__: passes)
+    monkeypatch.setattr(memory_model, "plan_passes", lambda *_, **__: passes)
     check_run(ntkpipe.run(document, folder / "run"), document, known, dense)
 
 

@@ -217,7 +217,7 @@ def test_a_shared_solve_survives_lost_and_damaged_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "shared_solutions", lambda config: ("pcg",))
     submit, seen = SerialExecutor.submit, []
 
-    def sabotaging(self, task, halvings=0):
+    def sabotaging(self, worker, task, halvings=0):
         parts = sorted(file for file in (tmp_path / "run" / "solver").rglob("parts/*") if file.is_file())
         if not isinstance(task, SolveTask) and parts and len(seen) < 2 and parts[0].name not in seen:
             seen.append(parts[0].name)
@@ -225,7 +225,7 @@ def test_a_shared_solve_survives_lost_and_damaged_parts(tmp_path, monkeypatch):
                 parts[0].unlink()
             else:
                 parts[0].write_bytes(parts[0].read_bytes()[:-5] + b"wrong")
-        submit(self, task, halvings)
+        submit(self, worker, task, halvings)
 
     monkeypatch.setattr(SerialExecutor, "submit", sabotaging)
     ntkpipe.run(document, tmp_path / "run")

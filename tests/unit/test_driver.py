@@ -27,8 +27,8 @@ from ntkpipe.pipeline.drive import Driver
 from ntkpipe.pipeline.events import EventLog, Silent
 from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
 from ntkpipe.pipeline.plan import Plan
-from ntkpipe.pipeline.queue import TaskQueue
 from ntkpipe.pipeline.rounds import run_rounds
+from ntkpipe.pipeline.scheduling.queue import TaskQueue
 from ntkpipe.pipeline.status import read_status
 from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage import layout
@@ -61,11 +61,21 @@ class Scripted(AbstractExecutor):
     def __exit__(self, *exception):
         pass
 
-    @property
-    def capacity(self):
-        return next(self.capacities)
+    def now(self):
+        return time.monotonic()
 
-    def submit(self, task, halvings=0):
+    @property
+    def num_ready(self):
+        return 1
+
+    @property
+    def num_wanted(self):
+        return 1
+
+    def next_worker(self, num_left):
+        return 0 if num_left and len(self.waiting) < next(self.capacities) else None
+
+    def submit(self, worker, task, halvings=0):
         self.waiting.append(task)
         self.seen.append(task.id)
         self.halvings.append(halvings)
@@ -136,8 +146,8 @@ class Rig:
 
     def run(self):
         try:
-            for stage in self.plan.stages:
-                self.driver.run_stage(stage)
+            for stages in self.plan.waves:
+                self.driver.run_stages(*stages)
             self.driver.conclude()
         finally:
             self.lock.__exit__()
@@ -328,6 +338,33 @@ def test_a_driver_waits_for_the_first_worker(rig):
     assert one.status().state == "finished"
 
 
+def test_blocks_start_as_soon_as_their_shards_are_committed_and_not_before(rig):
+    one = rig(capacities=(4,))
+    submit, overlapped = one.executor.submit, []
+
+    def watching(worker, task, halvings=0):
+        if task.stage == "kernel":
+            done = one.ledger.committed("features")
+            sides = (task.block.rows, task.block.columns)
+            assert {f"train/{index:08d}" for side in sides for index in range(side.start, side.stop)} <= done
+            overlapped.append(len(done) < 12)
+        submit(worker, task, halvings)
+
+    one.executor.submit = watching
+    one.run()
+    assert len(overlapped) == 6
+    assert any(overlapped)
+    assert one.status().state == "finished"
+
+
+def test_no_block_is_begun_when_too_many_shards_have_failed(rig):
+    one = rig({BAD: [boom("numerical")]}, capacities=(4,))
+    with pytest.raises(NumericalError):
+        one.run()
+    assert not [name for name in one.executor.seen if name.startswith("train-train")]
+    assert one.failures() == [("features", BAD, "aside")]
+
+
 def test_receipts_tell_what_a_task_was_made_from(rig):
     one = rig(made_from=lambda task: {"pntk": f"digest of {task.id}"})
     one.run()
@@ -390,8 +427,8 @@ def test_the_grace_of_a_driver_ends(rig):
 def test_a_stop_that_comes_when_everything_is_done_changes_nothing(rig):
     one = rig()
     with one.stop.heeded(60.0):
-        for stage in one.plan.stages:
-            one.driver.run_stage(stage)
+        for stages in one.plan.waves:
+            one.driver.run_stages(*stages)
         one.stop.request()
         one.run()
     assert one.status().state == "finished"
@@ -399,8 +436,7 @@ def test_a_stop_that_comes_when_everything_is_done_changes_nothing(rig):
 
 def test_a_shared_solve_that_fails_for_good_is_set_aside_with_its_solution(rig):
     one = rig({"krr/step": [boom()]}, max_bad_share=0.6)
-    for stage in one.plan.stages[:2]:
-        one.driver.run_stage(stage)
+    one.driver.run_stages(*one.plan.stages[:2])
     run_rounds(one.driver, one.store, one.ledger, "krr")
     one.run()
     assert "krr" not in one.executor.seen
@@ -521,11 +557,11 @@ def test_only_tasks_with_batches_can_do_with_less_memory(rig):
 
 
 def test_tasks_that_are_to_be_tried_again_come_first():
-    queue = TaskQueue(iter([SolveStepTask("a"), SolveStepTask("b")]))
-    first = queue.pop() if queue else None
-    queue.push(first)
-    assert [queue.pop().name for _ in range(2) if queue] == ["a", "b"]
-    assert not queue
+    queue = TaskQueue([SolveStepTask("a"), SolveStepTask("b")], 2)
+    queue.push(queue.pop(0))
+    assert [queue.pop(0).name for _ in range(2)] == ["a", "b"]
+    assert queue.num_left == 0
+    assert queue.pop(0) is None
 
 
 def test_an_event_log_keeps_what_the_store_does_not_take(tmp_path, monkeypatch):

@@ -6,6 +6,9 @@ nothing that is stored depends on them: all routes give the same numbers up to r
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import final
 
@@ -52,6 +55,19 @@ GPU = Rates(flops=4.0e13, bytes=2.0e12, fft_flops=4.0e12, scatters=1.0e11, launc
 """From the data sheets of current data-centre GPUs, at the usual shares of their peaks; not measured."""
 
 
+_ASSUMED: ContextVar[Rates | None] = ContextVar("assumed rates", default=None)
+
+
+@contextmanager
+def assumed(rates: Rates) -> Iterator[None]:
+    """Tell times as they would be at other rates than those of the device at hand; for predictions only."""
+    token = _ASSUMED.set(rates)
+    try:
+        yield
+    finally:
+        _ASSUMED.reset(token)
+
+
 def rates_of(device: torch.device) -> Rates:
     """Return the rates of a kind of device."""
-    return CPU if device.type == "cpu" else GPU
+    return _ASSUMED.get() or (CPU if device.type == "cpu" else GPU)

@@ -1,10 +1,7 @@
-"""How work is cut to stay within the memory of a worker."""
-
-from functools import partial
+"""What the memory of a worker depends on, measured on a model and its data."""
 
 import torch
 
-from ntkpipe.configs.errors import PlanError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.storage.records import Geometry
 from ntkpipe.workers.jacobians.activations import module_of
@@ -12,21 +9,18 @@ from ntkpipe.workers.jacobians.engine import JacobianEngine
 from ntkpipe.workers.jacobians.functionals import Functional
 from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.memory import measure_footprint
-from ntkpipe.workers.passes import Footprint, PassPlan, WorkerMemory, plan_passes, predict_memory
+from ntkpipe.workers.passes import Footprint
+from ntkpipe.workers.probing.memory_model import MemoryModel
 from ntkpipe.workers.probing.models import ProbedModel
 from ntkpipe.workers.projections.tensor_sketch import CACHE_BYTES
 
 NO_MODEL = Footprint(0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def plan_memory(
+def measure_memory(
     config: RunConfig, geometry: Geometry, model: ProbedModel | None, inputs: torch.Tensor
-) -> tuple[PassPlan, WorkerMemory]:
-    """Cut batches so that a worker stays within its memory.
-
-    Raises:
-        PlanError: It cannot; says how much is needed at the least.
-    """
+) -> MemoryModel:
+    """Measure what the memory of a worker depends on."""
     exact = [
         kernel
         for kernel in config.model_kernels
@@ -43,31 +37,15 @@ def plan_memory(
         tensors = (*model.engine.model.parameters(), *model.engine.model.buffers())
         model_bytes = sum(value.nbytes for value in tensors) * len(model.routes)
         num_groups = max(len(model.engine.names), *(len(calls) for calls in model.modules.values()), 0)
-    predict = partial(
-        predict_memory,
-        geometry,
+    return MemoryModel(
         footprint=footprint,
+        num_vectors=vectors,
         model_bytes=model_bytes,
         input_bytes=inputs[0].nbytes,
         table_bytes=_table_bytes(config, geometry, model.engine) if model is not None else 0,
         exact_groups=num_groups if exact else None,
+        whole_vectors=any(kernel_definition(kernel.kind).per_output for kernel in exact),
     )
-    whole = any(kernel_definition(kernel.kind).per_output for kernel in exact)
-    allowed = int(config.resources.max_worker_bytes)
-    least = predict(passes=PassPlan(1, max(1, vectors) if whole else 1, 1, 1)).peak_bytes
-    if least > allowed:
-        raise PlanError(
-            f"a worker needs at least {least / 2**20:,.0f} MiB for one sample at a time, but "
-            f"resources.max_worker_bytes is {allowed / 2**20:,.0f} MiB. Raise it, or lower store.shard_rows, "
-            "store.block_rows or the projection's dim."
-        )
-    budget = allowed - predict(passes=None).peak_bytes
-    limit = config.resources.batch_size
-    on_cpu = config.resources.device == "cpu"
-    passes = plan_passes(
-        footprint, vectors, budget, limit, keep_rows=bool(exact), on_cpu=on_cpu, split_vectors=not whole
-    )
-    return passes, predict(passes=passes)
 
 
 def _table_bytes(config: RunConfig, geometry: Geometry, engine: JacobianEngine) -> int:

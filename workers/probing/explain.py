@@ -30,7 +30,7 @@ def projected_choices(
     """Return how a projection handles every parameter, per sample."""
     found = {}
     for name, factor in factors.items():
-        wide = _stretched(factor, batch, num_vectors)
+        wide = stretched(factor, batch, num_vectors)
         found[name] = _cheapest(projection.ways(wide), wide.num_samples)
     return found
 
@@ -39,18 +39,21 @@ def exact_choices(factors: Factors, num_vectors: int, batch: int) -> dict[str, C
     """Return how an exact kernel handles every parameter, per pair of samples."""
     found = {}
     for name, factor in factors.items():
-        wide = _stretched(factor, batch, num_vectors)
-        if isinstance(wide, OuterFactor):
-            pairs, gradients = wide.gram_seconds(wide)
-            ways = {"position pairs": pairs, "gradients": gradients}
-        else:
-            entries = wide.num_samples**2 * num_vectors * wide.numel
-            ways = {"gradients": rates_of(wide.like.device).matmul(2.0 * entries)}
-        found[name] = _cheapest(ways, wide.num_samples**2)
+        wide = stretched(factor, batch, num_vectors)
+        found[name] = _cheapest(exact_ways(wide, num_vectors), wide.num_samples**2)
     return found
 
 
-def _stretched(factor: AbstractFactor, batch: int, num_vectors: int) -> AbstractFactor:
+def exact_ways(factor: AbstractFactor, num_vectors: int) -> dict[str, float]:
+    """Return the predicted seconds of the products of a batch with itself, for every way to compute them."""
+    if isinstance(factor, OuterFactor):
+        pairs, gradients = factor.gram_seconds(factor)
+        return {"position pairs": pairs, "gradients": gradients}
+    entries = factor.num_samples**2 * num_vectors * factor.numel
+    return {"gradients": rates_of(factor.like.device).matmul(2.0 * entries)}
+
+
+def stretched(factor: AbstractFactor, batch: int, num_vectors: int) -> AbstractFactor:
     """Return a factor of a whole batch and all output vectors that takes no memory: views of one sample's."""
     part = factor.parts()[-1]
     if not isinstance(part, OuterFactor):

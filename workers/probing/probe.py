@@ -13,10 +13,11 @@ from ntkpipe.workers.jacobians.routes import ParameterRoute
 from ntkpipe.workers.jacobians.truth import GradientCheck
 from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.passes import PassPlan, WorkerMemory
-from ntkpipe.workers.probing.budget import plan_memory
+from ntkpipe.workers.probing.budget import measure_memory
 from ntkpipe.workers.probing.checks import check_analyses, check_formulas, check_kernels
 from ntkpipe.workers.probing.explain import Choice, exact_choices, projected_choices
 from ntkpipe.workers.probing.geometry import plan_geometry, with_factors
+from ntkpipe.workers.probing.memory_model import MemoryModel
 from ntkpipe.workers.probing.models import ProbedModel, probe_model
 from ntkpipe.workers.probing.solvers import choose_solvers
 from ntkpipe.workers.probing.targets import check_solves
@@ -32,6 +33,8 @@ class Probe:
 
     config: RunConfig
     """With the solvers that were chosen in place of ``auto``."""
+    asked: RunConfig
+    """As the user wrote it."""
     geometry: Geometry
     model: ProbedModel | None
     """None for a run without a model."""
@@ -42,6 +45,8 @@ class Probe:
     """How batches are cut to fit a worker."""
     memory: WorkerMemory
     """Predicted peak of a worker."""
+    needs: MemoryModel
+    """What that depends on."""
     choices: dict[str, dict[str, Choice]]
     """Per kernel and parameter name, how it is computed and why."""
     solvers: dict[str, SolverChoice]
@@ -99,22 +104,30 @@ def probe_run(config: RunConfig, chosen: Mapping[str, ChosenSolver] | None = Non
         if projection.resolved_kind != "none":
             projected.add(kernel.label)
             fingerprints[f"projection.{kernel.label}"] = make_projection(projection).fingerprint()
-    geometry = plan_geometry(config, splits, model)
+    geometry, asked = plan_geometry(config, splits, model), config
     solvers = choose_solvers(config, geometry, inputs[0].numel(), chosen or {})
     config = config.model_copy(update={"solve": tuple(choice.section for choice in solvers.values())})
     geometry = with_factors(config, geometry)
     check_solves(config, geometry, splits)
     check_kernels(config, geometry.num_outputs, splits)
     check_analyses(config, geometry, splits, tuple(inputs.shape[1:]))
-    passes, memory = plan_memory(config, geometry, model, inputs)
+    needs = measure_memory(config, geometry, model, inputs)
+    passes, memory = needs.plan(
+        geometry,
+        int(config.resources.max_worker_bytes),
+        config.resources.batch_size,
+        on_cpu=config.resources.device == "cpu",
+    )
     return Probe(
         config=config,
+        asked=asked,
         geometry=geometry,
         model=model,
         fingerprints=fingerprints,
         input_digests=digests,
         passes=passes,
         memory=memory,
+        needs=needs,
         choices=_choices(config, geometry, model, passes) if model is not None else {},
         solvers=solvers,
         sample_size=inputs[0].numel(),

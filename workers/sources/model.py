@@ -33,11 +33,13 @@ def load_model(config: PythonModel) -> nn.Module:
 
 
 def usable_device(name: str) -> torch.device:
-    """Return a device of this machine.
+    """Return a device of this machine; ``auto`` is a GPU if there is one, otherwise the CPU.
 
     Raises:
         ConfigError: There is none of this name.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -68,10 +68,14 @@ def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, seen_by: S
 
     def rows(side: Shard, member: int | None) -> torch.Tensor:
         part = group if shape.groups else None
-        values = context.samples.features(shape.name, side.split, side.start, side.stop, member=member, group=part)
-        # Maps of samples were computed in double precision, whatever the model's.
-        dtype = None if shape.kind in RANDOM_FEATURES else context.dtype
-        return torch.from_numpy(values).to(device=context.device, dtype=dtype)
+
+        def read() -> torch.Tensor:
+            values = context.samples.features(shape.name, side.split, side.start, side.stop, member=member, group=part)
+            # Maps of samples were computed in double precision, whatever the model's.
+            dtype = None if shape.kind in RANDOM_FEATURES else context.dtype
+            return torch.from_numpy(values).to(device=context.device, dtype=dtype)
+
+        return context.kept_sides.get(("features", shape.name, side, member, part), read)
 
     left = rows(tile.rows, seen_by.rows)
     same = tile.on_diagonal and seen_by.rows == seen_by.columns
@@ -136,8 +140,11 @@ def _write(
 
 
 def _diagonal(context: WorkerContext, name: str, side: Shard, member: int | None) -> torch.Tensor:
-    values = context.samples.diagonal(name, side.split, side.start, side.stop, member=member)
-    return torch.from_numpy(values).to(context.device)
+    def read() -> torch.Tensor:
+        values = context.samples.diagonal(name, side.split, side.start, side.stop, member=member)
+        return torch.from_numpy(values).to(context.device)
+
+    return context.kept_sides.get(("diagonal", name, side, member), read)
 
 
 def _stored(

@@ -33,7 +33,7 @@ def compute_part(context: WorkerContext, task: SolvePartTask) -> Written:
     started = time.perf_counter()
     summand = loop.solver.partial(loop.system, position.state, task.part)
     # Workers do this side by side, so that a part takes its share of a worker's time.
-    seconds = (time.perf_counter() - started) / context.spec.config.resources.workers
+    seconds = (time.perf_counter() - started) / context.spec.config.resources.num_workers
     spent = {"passes": loop.read[0] - passes, "bytes_read": loop.read[1] - bytes_read, "seconds": seconds}
     kept.states.put_part(task.place, task.part, summand.cpu().numpy(), spent)
     return NOTHING
