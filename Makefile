@@ -11,10 +11,10 @@ FAULT_TESTS := tests/faults tests/integration/test_verify.py tests/integration/t
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage check check-installed format clean
+.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage bench-scheduling bench-prediction check check-installed format clean
 
 help: ## Say what there is to make.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
 # One stamp per way of installing, so that switching between them installs again.
 STAMP := $(VENV)/installed$(EDITABLE)
@@ -59,6 +59,12 @@ bench-solvers: $(STAMP) ## Time solvers on real data against a bare factorisatio
 
 bench-storage: $(STAMP) ## Time writing, reading, commits and resuming against bare zarr and bare clients.
 	@$(BIN)/python tests/benchmarks/storage.py $(BENCH_OPTIONS)
+
+bench-scheduling: $(STAMP) ## Time what the driver costs per task, two workers against one, and count reads.
+	@$(BIN)/python tests/benchmarks/scheduling.py
+
+bench-prediction: $(STAMP) ## Compare simulated with real times of features and kernel stages on this machine.
+	@$(BIN)/python tests/benchmarks/prediction.py
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed
