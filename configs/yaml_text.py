@@ -54,3 +54,9 @@ def _measure(value: Any, where: str, known: dict[int, tuple[int, int]], depth: i
     if size > MAX_VALUES:
         raise ConfigError(f"{where} has more than {MAX_VALUES:,} values once its aliases are written out.")
     return size, height
+
+
+def to_yaml(document: Any) -> str:
+    """Return plain values as a YAML text that :func:`parse_yaml` reads, keys in their order."""
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=False)
+    return text

@@ -6,6 +6,7 @@ blocks by products of them; where transforms or position pairs are cheaper they 
 an upper bound.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -19,7 +20,8 @@ from ntkpipe.configs.analyses import (
 from ntkpipe.configs.kernels.empirical import ACTIVATIONS, EmpiricalKernel, parse_kind
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.storage.grid import Block
-from ntkpipe.storage.records import Geometry
+from ntkpipe.storage.records import Geometry, KernelGeometry
+from ntkpipe.workers.kernels.formula_costs import formula_flops
 from ntkpipe.workers.probing.solvers import run_problem
 from ntkpipe.workers.solvers.prediction import Machine, predict
 from ntkpipe.workers.tasks import (
@@ -49,6 +51,10 @@ class Cost:
         return Cost(
             self.flops + other.flops, self.bytes_read + other.bytes_read, self.bytes_written + other.bytes_written
         )
+
+    def times(self, num: int) -> "Cost":
+        """Return the price of so many."""
+        return Cost(self.flops * num, self.bytes_read * num, self.bytes_written * num)
 
 
 @final
@@ -94,6 +100,27 @@ class CostModel:
             return 0
         return min(number, self._geometry.num_outputs) if name == "probe" else 1
 
+    def stored_kernels(self) -> Iterator[tuple[KernelGeometry, bool]]:
+        """Yield the kernels whose matrices are stored, and whether one before has the same features."""
+        seen: set[tuple[object, ...]] = set()
+        model_kernels = {kernel.label: kernel for kernel in self._config.model_kernels}
+        for shape in self._geometry.kernels:
+            if shape.derived is not None:
+                continue
+            key: tuple[object, ...] = (shape.name,)
+            if shape.name in model_kernels and shape.feature_dim is not None:
+                key = self._features_key(model_kernels[shape.name], shape)
+            yield shape, key in seen
+            seen.add(key)
+
+    def _features_key(self, kernel: EmpiricalKernel, shape: KernelGeometry) -> tuple[object, ...]:
+        """Return what is equal for kernels that differ in their normalisation at the most."""
+        name, number = parse_kind(kernel.kind)
+        same = {"trntk": "trntk0"}.get(name, name)
+        parts = (shape.groups, shape.members, shape.cross, tuple(shape.weights.items()))
+        own = kernel.label if kernel.precondition is not None else ""
+        return (same, number, *parts, own, self._config.projection_of(kernel).model_dump_json())
+
     @property
     def _num_members(self) -> int:
         return max(1, len(self._geometry.members))
@@ -130,13 +157,13 @@ class CostModel:
         mirrored = block.rows.split == block.columns.split and not block.on_diagonal
         total, captured = Cost(), 0
         vectors = {kernel.label: self._vectors(kernel) for kernel in self._config.model_kernels}
-        for shape in self._geometry.kernels:
-            if shape.derived is not None:
-                continue
+        for shape, shares in self.stored_kernels():
             num_groups = max(1, len(shape.groups))
             times = (1 if shape.cross else max(1, len(shape.members))) * (2 if mirrored and not shape.symmetric else 1)
             written = entries * shape.width**2 * (1 + len(shape.groups)) * self._itemsize
-            if shape.feature_dim is not None:
+            if shape.feature_dim is not None and shares:
+                cost = Cost(0, 0, written)
+            elif shape.feature_dim is not None:
                 width = shape.feature_dim * num_groups
                 cost = Cost(2 * entries * width, samples * width * self._itemsize, written)
             elif shape.name in vectors:
@@ -144,8 +171,8 @@ class CostModel:
                 width = vectors[shape.name] * shape.width * self._num_parameters
                 cost = Cost(2 * entries * width, 0, written)
             else:
-                # A formula: as much as an inner product of samples, whose size is not known here.
-                cost = Cost(0, 0, written)
+                flops = round(entries * formula_flops(self._config.kernel(shape.name), self._sample_size))
+                cost = Cost(flops, 0, written)
             total += Cost(cost.flops * times, cost.bytes_read * times, cost.bytes_written * times)
         return total + Cost(samples * self._forward_flops * captured * self._num_members)
 

@@ -9,7 +9,7 @@ from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.cost import Cost, CostModel
 from ntkpipe.storage.factor import FACTOR_PREFIX, factor_stages
 from ntkpipe.storage.features import DERIVE_PREFIX, FEATURES_STAGE, MOMENTS_STAGE, derive_stage
-from ntkpipe.storage.grid import blocks, num_blocks, num_chunks, shards
+from ntkpipe.storage.grid import Block, Shard, blocks, num_blocks, num_chunks, shard_at, shards
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import Geometry
 from ntkpipe.storage.schema import stored_bytes
@@ -56,6 +56,14 @@ class Plan:
         self._cost_model = cost_model
         self.stages = stages(geometry)
 
+    @property
+    def waves(self) -> tuple[tuple[str, ...], ...]:
+        """The stages in order, together those of which the second starts as soon as what its tasks need is there."""
+        together = (FEATURES_STAGE, KERNEL_STAGE)
+        others = [(stage,) for stage in self.stages if stage not in together]
+        place = self.stages.index(FEATURES_STAGE)
+        return (*others[:place], together, *others[place:])
+
     def num_tasks(self, stage: str) -> int:
         """Return how many tasks a stage has, without enumerating them."""
         geometry = self.geometry
@@ -68,7 +76,7 @@ class Plan:
             return len(self.config.solve)
         if stage == ANALYZE_STAGE:
             return len(self.config.analyses)
-        return sum(1 for _ in self.tasks(stage))
+        return sum(num for _, num in self.shapes(stage))
 
     def tasks(self, stage: str) -> Iterator[Task]:
         """Yield the tasks of a stage, in the order in which they are best started."""
@@ -110,14 +118,63 @@ class Plan:
                 for rows in shards(split, size, geometry.block_rows):
                     yield DeriveTask(kernel.name, rows, kernel.level)
 
+    def shapes(self, stage: str) -> Iterator[tuple[Task, int]]:
+        """Yield one task of every size in a stage, and how many there are like it; O(1) whatever the number of samples."""
+        geometry = self.geometry
+        if stage == FEATURES_STAGE:
+            for split in geometry.splits:
+                yield from ((FeaturesTask(shard), num) for shard, num in self._sides(split, geometry.shard_rows))
+        elif stage == KERNEL_STAGE:
+            for pair in geometry.pairs:
+                yield from ((KernelTask(block), num) for block, num in self._block_shapes(*pair))
+        elif stage.startswith(DERIVE_PREFIX):
+            for kernel in geometry.kernels:
+                if kernel.statistic_dim is not None and derive_stage(kernel.level) == stage:
+                    for split in geometry.paired_splits:
+                        for rows, num in self._sides(split, geometry.block_rows):
+                            yield DeriveTask(kernel.name, rows, kernel.level), num
+        elif stage.startswith(FACTOR_PREFIX):
+            column, _, kind = stage.removeprefix(FACTOR_PREFIX).partition("-")
+            first = int(column) + (kind != "diagonal")
+            for factor in geometry.factors:
+                if first < factor.num_tiles:
+                    num = 1 if kind == "diagonal" else factor.num_tiles - first
+                    yield FactorTask(factor.name, first, int(column)), num
+        else:
+            yield from ((task, 1) for task in self.tasks(stage))
+
+    def _sides(self, split: str, rows: int) -> Iterator[tuple[Shard, int]]:
+        """Yield a whole shard and the one that the end of the split has cut off, and how many there are of each."""
+        size = self.geometry.splits[split].num_samples
+        if size >= rows:
+            yield shard_at(split, 0, size, rows), size // rows
+        if size % rows:
+            yield shard_at(split, size // rows, size, rows), 1
+
+    def _block_shapes(self, row_split: str, column_split: str) -> Iterator[tuple[Block, int]]:
+        step = self.geometry.block_rows
+        if row_split != column_split:
+            for rows, num_rows in self._sides(row_split, step):
+                for columns, num_columns in self._sides(column_split, step):
+                    yield Block(rows, columns), num_rows * num_columns
+            return
+        size = self.geometry.splits[row_split].num_samples
+        first = shard_at(row_split, 0, size, step)
+        for rows, num in self._sides(row_split, step):
+            yield Block(rows, rows), num
+            # Of whole rows below the first one another; of what is cut off, one with all whole ones.
+            below = num * (num - 1) // 2 if rows == first else size // step
+            if below:
+                yield Block(rows if rows != first else shard_at(row_split, 1, size, step), first), below
+
     def prices(self) -> list[StagePrice]:
-        """Return the cost of every stage; needs a cost model."""
+        """Return the cost of every stage; needs a cost model. Takes no longer for more samples."""
         assert self._cost_model is not None
         found = []
         for stage in self.stages:
             total = Cost()
-            for task in self.tasks(stage):
-                total += self._cost_model.price(task)
+            for task, num in self.shapes(stage):
+                total += self._cost_model.price(task).times(num)
             found.append(StagePrice(stage, self.num_tasks(stage), total))
         return found
 

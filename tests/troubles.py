@@ -48,7 +48,8 @@ def fall(mood: str, inputs: torch.Tensor) -> torch.Tensor:
 class Moody(nn.Module):
     """A small network that falls into a mood when a sample with a certain first coordinate is in the batch.
 
-    The file of its moods has lines such as ``3 nan``; a file ``pace`` beside it says how many seconds a batch takes.
+    The file of its moods has lines such as ``3 nan``; a file ``pace`` beside it says how many seconds a batch takes, and
+    ``NTKPIPE_TEST_SLOWNESS`` how many times as many in this process.
     """
 
     def __init__(self, moods: str, width: int) -> None:
@@ -60,7 +61,7 @@ class Moody(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.pace.exists():
-            time.sleep(float(self.pace.read_text()))
+            time.sleep(float(self.pace.read_text()) * float(os.environ.get("NTKPIPE_TEST_SLOWNESS", "1")))
         if is_worker():
             lines = self.moods.read_text().splitlines() if self.moods.exists() else []
             for position, mood in (line.split() for line in lines):

@@ -6,8 +6,10 @@ import sys
 import typer
 
 from ntkpipe.configs.errors import NtkPipeError
-from ntkpipe.pipeline.cli import inspecting, planning, running, upkeep
+from ntkpipe.pipeline.cli import doctor, inspecting, jobs, planning, report, running, simulation, state, upkeep
+from ntkpipe.pipeline.cli.jobs import Detached
 from ntkpipe.pipeline.cli.terminal import warn, warn_of
+from ntkpipe.pipeline.submission import check_version
 
 INTERRUPTED = 130
 """Exit code of a program that was stopped with Ctrl-C."""
@@ -20,7 +22,12 @@ app = typer.Typer(
 )
 running.register(app)
 planning.register(app)
+simulation.register(app)
+doctor.register(app)
 upkeep.register(app)
+state.register(app)
+report.register(app)
+jobs.register(app)
 inspecting.register(app)
 
 
@@ -29,6 +36,7 @@ def main() -> None:
     # User code named in a configuration is found in the current folder, as with `python -m`.
     sys.path.append(os.getcwd())
     try:
+        check_version()
         app()
     except NtkPipeError as error:
         warn(f"ntkpipe: {error.message}")
@@ -38,6 +46,6 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         # Typer ends the program without a word when it is interrupted.
-        if end.code == INTERRUPTED:
+        if end.code == INTERRUPTED and not isinstance(end, Detached):
             warn("ntkpipe: interrupted. What was committed is safe; go on with `ntkpipe resume`.")
         raise

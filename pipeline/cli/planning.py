@@ -1,19 +1,31 @@
 """The command that looks before a run: plan."""
 
-from collections import Counter
-from typing import Annotated, Any
+import json
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
 
-from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
-from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.cli.running import Config, Overrides
-from ntkpipe.pipeline.cli.terminal import say
-from ntkpipe.storage.records import KernelGeometry
-from ntkpipe.workers.solvers.choice import duration
+
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="What the job would run on: 8xh100, 2x8xh100 (nodes of eight), 4xcpu,2xa100-80@s3, a name, or a YAML file.",
+    ),
+]
+CalibrationFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="What `ntkpipe doctor --calibrate --out FILE` has measured.")
+]
+CatalogueFiles = Annotated[
+    list[str] | None, typer.Option(metavar="FILE", help="Devices and storages of your own, as YAML.")
+]
+Samples = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SPLIT=N", help="Plan for another number of samples, such as train=1000000."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,126 +36,56 @@ def register(app: typer.Typer) -> None:
 def plan(
     config: Config,
     overrides: Overrides = None,
+    cluster: Cluster = None,
+    calibration: CalibrationFile = None,
+    catalogue: CatalogueFiles = None,
+    samples: Samples = None,
     explain: Annotated[
         bool, typer.Option(help="Show for every kernel and parameter which way is taken, and why.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Print what a configuration would do and cost; computes nothing."""
+    """Print what a configuration would do and cost, here or on a described cluster; computes nothing."""
+    from ntkpipe.pipeline.cli.plan_text import print_forecast, print_plan
+    from ntkpipe.pipeline.prediction.described import described_cluster
+    from ntkpipe.pipeline.prediction.document import plan_document
+    from ntkpipe.pipeline.prediction.fitting import check_fit, misfits
+    from ntkpipe.pipeline.prediction.forecast import forecast
+    from ntkpipe.pipeline.prediction.workload import Workload
     from ntkpipe.pipeline.run import plan as plan_run
-    from ntkpipe.storage.schema import stored_bytes
 
-    made, probe = plan_run(config, overrides or ())
-    console = Console()
-    table = Table("stage", "tasks", "FLOPs", "read", "written", title=f"Plan of {made.config.name}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for price in made.prices():
-        cost = price.cost
-        table.add_row(
-            price.stage,
-            f"{price.num_tasks:,}",
-            f"{cost.flops:.2e}",
-            decimal(cost.bytes_read),
-            decimal(cost.bytes_written),
-        )
-    console.print(table)
-    for name, split in made.geometry.splits.items():
-        _line(console, f"split {name}", f"{split.num_samples:,} samples, labels: {split.labels}")
-    for kernel in made.geometry.kernels:
-        _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {_described(made.config, kernel)}")
-    for name, choice in probe.solvers.items():
-        _print_solver(console, name, choice)
-    _line(console, "storage", decimal(stored_bytes(made.geometry)))
-    resources, passes = made.config.resources, probe.passes
-    workers = "in this process" if resources.executor == "serial" else f"{resources.workers} Ray workers"
-    _line(
-        console,
-        "executor",
-        f"{workers}, batches of {passes.batch_size}, up to {passes.max_vectors} output vectors in a pass",
-    )
-    _line(
-        console,
-        "memory of a worker",
-        f"features {decimal(probe.memory.features_bytes)}, kernel {decimal(probe.memory.kernel_bytes)} predicted, "
-        f"{decimal(int(resources.max_worker_bytes))} allowed",
-    )
-    if probe.gradient is not None and not probe.gradient.passed:
-        _line(
-            console,
-            "gradient",
-            f"PSEUDO: the backward pass differs from the derivative by {100 * probe.gradient.error:.2g} %",
-        )
-    _print_coverage(console, probe, explain=explain)
+    measured, described = described_cluster(cluster, calibration, catalogue or ())
+    _, probe = plan_run(config, overrides or ())
+    workload = Workload.of(probe)
+    if samples:
+        workload = workload.scaled(parse_samples(samples))
+    target = described(workload.config.resources) if described is not None else None
+    problems = misfits(workload, target) if target is not None else []
+    found = None
+    if target is not None and not any(problem.hinders_times for problem in problems):
+        found = forecast(workload, target, measured)
+    if as_json:
+        typer.echo(json.dumps(plan_document(workload, found, problems), indent=1))
+    else:
+        console = Console()
+        print_plan(console, workload, explain=explain)
+        if found is not None:
+            print_forecast(console, found)
+    if target is not None:
+        check_fit(workload, target)
 
 
-def _described(config: RunConfig, kernel: KernelGeometry) -> str:
-    """Say which map a kernel is estimated with, how large its error is, and why it was picked."""
-    if kernel.derived is not None:
-        text = f"of {', '.join(kernel.parents)}, computed as it is read"
-        if kernel.statistic_dim is None:
-            return text
-        numbers = "number" if kernel.statistic_dim == 1 else "numbers"
-        return f"{text}; {kernel.statistic_dim:,} {numbers} stored per sample"
-    if kernel.kind in CLOSED_FORMS:
-        return "a formula"
-    if kernel.feature_dim is not None and kernel.kind in RANDOM_FEATURES:
-        return f"estimated from {kernel.feature_dim:,} random features"
-    projection = config.projection_of(config.kernel(kernel.name))
-    if projection.resolved_kind == "none":
-        return "exact"
-    text = f"{projection.resolved_kind}, K = {projection.resolved_dim:,}"
-    if projection.predicted_error is not None:
-        text += f", error of a cosine at most {projection.predicted_error:.3g} (root mean square)"
-    if projection.kind == "auto":
-        text += "; chosen by auto: as accurate as dense signs, in the faster of two ways for each parameter"
-    return text
+def parse_samples(texts: list[str]) -> dict[str, int]:
+    """Return numbers of samples by split.
 
-
-def _print_solver(console: Console, name: str, choice: Any) -> None:
-    """Say what a solution is found with, and what was weighed where ntkpipe chose."""
-    _line(console, f"solution {name}", choice.why or f"{choice.section.kind}, as configured")
-    for candidate in choice.candidates:
-        _line(
-            console,
-            f"  {candidate.kind}",
-            f"{duration(candidate.seconds)}, {candidate.passes:.1f} passes, {decimal(int(candidate.bytes_read))} read, "
-            f"{decimal(int(candidate.memory_bytes))} of memory",
-        )
-
-
-def _print_coverage(console: Console, probe: Any, *, explain: bool) -> None:
-    """Say by which route each parameter's gradients are computed, and how each kernel uses them."""
-    table = Table("parameter", "shape", "size", "route", title=f"{probe.num_parameters:,} parameters")
-    table.columns[2].justify = "right"
-    for route in probe.routes:
-        shape = " x ".join(map(str, route.shape)) or "scalar"
-        table.add_row(route.name, shape, f"{route.numel:,}", route.description)
-    console.print(table)
-    for kernel, choices in probe.choices.items():
-        taken = Counter(choice.way for choice in choices.values())
-        ways = ", ".join(f"{num} by {way}" for way, num in taken.most_common())
-        total = sum(choice.seconds for choice in choices.values())
-        unit = "sample" if kernel in probe.projected else "pair of samples"
-        _line(console, f"kernel {kernel}", f"parameters {ways}; predicted {_duration(total)} for a {unit}")
-    if explain:
-        for kernel, choices in probe.choices.items():
-            _print_choices(console, kernel, choices)
-
-
-def _print_choices(console: Console, kernel: str, choices: Any) -> None:
-    """Print how a kernel handles each parameter, beside the predicted time of what it does not do."""
-    table = Table("parameter", "taken", "time", "instead of", title=f"Ways of kernel {kernel}")
-    for name, choice in choices.items():
-        others = ", ".join(f"{way} {_duration(seconds)}" for way, seconds in choice.others.items())
-        table.add_row(name, choice.way, _duration(choice.seconds), others)
-    console.print(table)
-
-
-def _duration(seconds: float) -> str:
-    units = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
-    unit, scale = next((pair for pair in units if seconds >= pair[1]), units[-1])
-    return f"{float(f'{seconds / scale:.2g}'):g} {unit}"
-
-
-def _line(console: Console, name: str, text: str) -> None:
-    say(console, f"{name}: {text}")
+    Raises:
+        ConfigError: A text is not of the form SPLIT=N.
+    """
+    found = {}
+    for text in texts:
+        split, _, number = text.partition("=")
+        digits = number.replace("_", "").replace(",", "")
+        if not split or not digits.isdigit():
+            raise ConfigError(f"--samples {text!r} is not of the form SPLIT=N, such as train=1000000.")
+        found[split] = int(digits)
+    return found

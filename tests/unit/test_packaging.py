@@ -19,10 +19,12 @@ HOMES = {
     "fsspec": ("storage/",),
     "obstore": ("storage/stores/obstore_store.py",),
     "google_crc32c": ("storage/",),
-    "ray": ("pipeline/executors/ray.py",),
+    "ray": ("pipeline/executors/", "pipeline/jobserver.py"),
     "pydantic": (
         "configs/",
         "storage/documents.py",
+        "storage/jobs.py",
+        "storage/live.py",
         "storage/records.py",
         "storage/solutions.py",
         "workers/solvers/solve.py",
@@ -133,6 +135,7 @@ def test_the_public_surface_is_as_documented():
         "scale_mixture_posterior",
         "second_moments",
         "solve",
+        "submit",
         "trace_of",
         "verify",
     ]
@@ -147,7 +150,24 @@ def test_the_commands_are_as_documented():
     from ntkpipe.pipeline.cli import app
 
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert sorted(names) == ["extend", "gc", "list", "plan", "query", "resume", "run", "schema", "status", "verify"]
+    assert sorted(names) == [
+        "doctor",
+        "extend",
+        "gc",
+        "list",
+        "logs",
+        "plan",
+        "query",
+        "report",
+        "resume",
+        "run",
+        "schema",
+        "simulate",
+        "status",
+        "stop",
+        "submit",
+        "verify",
+    ]
     readme = (ROOT / "README.md").read_text()
     for name in names:
         assert f"ntkpipe {name}" in readme, f"README does not show `ntkpipe {name}`"

@@ -28,7 +28,7 @@ class Point:
 
 def draw_curves(points: Sequence[Point], title: str) -> bytes:
     """Draw time, efficiency, cost, and where the time of workers went, against the number of nodes; PNG."""
-    figure = new_figure(10.0, 7.2)
+    figure = new_figure(9.6, 7.8)
     (upper_left, upper_right), (lower_left, lower_right) = figure.subplots(2, 2)
     nodes = [point.nodes for point in points]
     _draw_times(upper_left, points)
@@ -49,7 +49,7 @@ def draw_curves(points: Sequence[Point], title: str) -> bytes:
 
 
 def _draw_times(axis: Any, points: Sequence[Point]) -> None:
-    scale, unit = max((pair for pair in TIMES if pair[0] <= max(point.seconds for point in points)), default=TIMES[0])
+    scale, unit = max((pair for pair in TIMES if pair[0] <= min(point.seconds for point in points)), default=TIMES[0])
     nodes, times = [point.nodes for point in points], [point.seconds / scale for point in points]
     ideal = [times[0] * nodes[0] / num for num in nodes]
     axis.plot(nodes, times, color=BLUE, marker="o", linewidth=1.6, label="simulated")
@@ -79,4 +79,4 @@ def _draw_shares(axis: Any, points: Sequence[Point]) -> None:
     axis.set_xlabel("nodes")
     axis.set_ylabel("worker time in %")
     axis.set_ylim(0, 100)
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)

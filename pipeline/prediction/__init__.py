@@ -1,0 +1,1 @@
+"""What a job will take on a described cluster, before anything is computed or paid for."""
