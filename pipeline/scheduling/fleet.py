@@ -219,13 +219,13 @@ class Fleet(AbstractExecutor):
         Raises:
             PlanError: It was the last one.
         """
-        self._end(member, "lost", reason)
-        failed = member.failed_starts + counts
+        failed, why = member.failed_starts + counts, reason.rstrip(".?")
+        self._end(member, "lost", reason if failed < MAX_STARTS else f"{why}; after {MAX_STARTS} tries it is given up")
         if failed < MAX_STARTS:
             self._start(member.pool, failed)
         elif not len(self._roster):
             raise PlanError(
-                f"no worker could be started in {MAX_STARTS} tries, the last one because {reason.rstrip('.?')}. Check "
+                f"no worker could be started in {MAX_STARTS} tries, the last one because {why}. Check "
                 "resources.workers, the free CPUs and GPUs of the cluster, and that its nodes can import ntkpipe."
             )
 

@@ -1,0 +1,137 @@
+"""What the driver of a simulation writes: nothing is stored, all is counted."""
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TextIO, final
+
+from ntkpipe.configs.errors import PlanError
+from ntkpipe.storage.records import Failure, Receipt
+
+EPOCH = 1
+
+
+@final
+class SimulatedLedger:
+    """Remembers what was committed, and lets the driver take its time for it.
+
+    Args:
+        spend: Lets virtual time pass.
+        commit_seconds: Of the driver, for everything it does for a task.
+        failure_seconds: Of the driver, for recording a failure.
+    """
+
+    def __init__(self, spend: Callable[[float], None], commit_seconds: float, failure_seconds: float) -> None:
+        self._spend = spend
+        self._commit_seconds = commit_seconds
+        self._failure_seconds = failure_seconds
+        self._done: dict[str, set[str]] = {}
+        self.failures: Counter[str] = Counter()
+        self.num_committed = 0
+
+    def committed(self, stage: str) -> frozenset[str]:
+        """Return the ids of a stage's finished tasks."""
+        return frozenset(self._done.get(stage, ()))
+
+    def commit(self, receipt: Receipt) -> bool:
+        """Finish a task.
+
+        Raises:
+            PlanError: It is finished already, which no driver may try.
+        """
+        done = self._done.setdefault(receipt.stage, set())
+        if receipt.task in done:
+            raise PlanError(f"simulated {receipt.stage} task {receipt.task} is committed twice; please report this.")
+        done.add(receipt.task)
+        self.num_committed += 1
+        self._spend(self._commit_seconds)
+        return True
+
+    def record_failure(self, failure: Failure) -> None:
+        """Count what went wrong."""
+        self.failures[failure.verdict] += 1
+        self._spend(self._failure_seconds)
+
+    def compact(self, epoch: int, check: Callable[[], None]) -> None:
+        """Do nothing: compaction is not simulated."""
+
+
+@final
+class SimulatedTenure:
+    """A lock that nobody else wants."""
+
+    @property
+    def epoch(self) -> int:
+        """The first one."""
+        return EPOCH
+
+    def check(self) -> None:
+        """Go on."""
+
+    def look(self) -> None:
+        """Go on."""
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """When a stage was worked on."""
+
+    num_tasks: int = 0
+    begun_at: float = float("inf")
+    """When its first task began, by the time of its worker."""
+    ended_at: float = 0.0
+    """When its last task was committed."""
+    task_seconds: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @property
+    def seconds(self) -> float:
+        """From one to the other; stages may overlap."""
+        return max(0.0, self.ended_at - self.begun_at)
+
+    def quantile(self, share: float) -> float:
+        """Return what a share of the tasks did not exceed; 0 without tasks."""
+        if not self.task_seconds:
+            return 0.0
+        ordered = sorted(self.task_seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@final
+class SimulatedLog:
+    """Adds up events, and writes them as the lines of a run's log if there is a file for them.
+
+    Args:
+        now: The virtual time.
+        lines: A file for the events; their times are seconds since the run began.
+    """
+
+    def __init__(self, now: Callable[[], float], lines: TextIO | None = None) -> None:
+        self._now = now
+        self._lines = lines
+        self.stages: dict[str, StageTimes] = {}
+        self.workers: Counter[str] = Counter()
+        self.holes = 0
+
+    def add(self, event: str, **fields: Any) -> None:
+        """Take in an event."""
+        if event == "commit":
+            self._commit(fields["stage"], fields["seconds"])
+        elif event == "worker":
+            self.workers[fields["state"]] += 1
+        elif event == "finish":
+            self.holes = fields["set_aside"] + fields["left_out"]
+        if self._lines is not None:
+            head = {"time": round(self._now(), 3), "epoch": EPOCH, "event": event}
+            self._lines.write(json.dumps(head | fields) + "\n")
+
+    def _commit(self, stage: str, seconds: float) -> None:
+        times = self.stages.get(stage)
+        if times is None:
+            times = self.stages[stage] = StageTimes()
+        now = self._now()
+        times.num_tasks += 1
+        times.begun_at = min(times.begun_at, now - seconds)
+        times.ended_at = now
+        times.task_seconds.append(seconds)

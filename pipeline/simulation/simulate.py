@@ -1,0 +1,240 @@
+"""Simulates a run: the real driver and fleet, the tasks of the real plan, and workers that only take their time.
+
+Solves that workers share and analyses are simulated as the whole tasks that the plan prices.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TextIO, final
+
+from ntkpipe.configs.calibration import Calibration
+from ntkpipe.configs.described import Cluster
+from ntkpipe.configs.errors import NtkPipeError
+from ntkpipe.configs.resources import PoolConfig
+from ntkpipe.configs.run import RunConfig
+from ntkpipe.pipeline.drive import Driver
+from ntkpipe.pipeline.events import Silent
+from ntkpipe.pipeline.plan import Plan
+from ntkpipe.pipeline.prediction.durations import durations_on
+from ntkpipe.pipeline.prediction.workload import Workload
+from ntkpipe.pipeline.scheduling.blocks import planned_reads, strip_height
+from ntkpipe.pipeline.scheduling.fleet import Fleet
+from ntkpipe.pipeline.simulation.account import Account
+from ntkpipe.pipeline.simulation.books import SimulatedLedger, SimulatedLog, SimulatedTenure, StageTimes
+from ntkpipe.pipeline.simulation.chance import Chance, Draws
+from ntkpipe.pipeline.simulation.labour import Habits, TaskTimes
+from ntkpipe.pipeline.simulation.machines import Machines
+from ntkpipe.pipeline.simulation.workers import SimulatedWorkers, pool_of
+from ntkpipe.pipeline.stopping import StopRequest
+from ntkpipe.storage.kernel import KERNEL_STAGE
+from ntkpipe.storage.records import Geometry
+from ntkpipe.workers.passes import PassPlan
+from ntkpipe.workers.tasks import WorkerSpec
+
+SATURATED: Final = 0.8
+"""Share of a run's time from which on something that is busy for so long holds everything up."""
+
+SHARED: Final = {
+    "driver": "the driver",
+    "reads": "storage bandwidth",
+    "writes": "storage bandwidth",
+    "requests": "requests to the storage",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """How a run went."""
+
+    cluster: Cluster
+    seconds: float
+    """From its beginning, with its nodes there and its workers not yet started, to its end."""
+    account: Account
+    worker_seconds: float
+    """For how long there was room for workers, summed over it."""
+    driver_seconds: float
+    """For how long the driver was busy."""
+    stages: dict[str, StageTimes]
+    num_tasks: int
+    """That were committed."""
+    num_retries: int
+    """Failed attempts after which a task was tried again."""
+    num_lost: int
+    """Attempts that were under way when their worker was lost: what they had done was done again."""
+    num_nodes_lost: int
+    bytes_read: int
+    bytes_written: int
+    requests: float
+    sides_read: int
+    """Rows and columns of kernel blocks that workers read."""
+    sides_planned: int
+    """Rows and columns that are read if every strip of blocks stays with one worker."""
+    storage_shares: dict[str, float]
+    """Share of the time for which bytes read, bytes written and requests were at what the storage can do at the most."""
+    price: float
+    """Of nodes and of requests."""
+    failure: str
+    """What ended the run before its end; empty if it was finished."""
+    holes: int
+    """Tasks that it went without."""
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the workers' time that they spent on tasks that were finished."""
+        return self.account.busy / self.worker_seconds if self.worker_seconds else 0.0
+
+    @property
+    def main_stage(self) -> str:
+        """The stage that took workers the longest; empty if no task was finished."""
+        return max(self.stages, key=lambda name: sum(self.stages[name].task_seconds), default="")
+
+    @property
+    def driver_share(self) -> float:
+        """Share of the time for which the driver was busy."""
+        return self.driver_seconds / self.seconds if self.seconds else 0.0
+
+    @property
+    def bottleneck(self) -> str:
+        """What the run would be faster without, in words: what is shared by all and busy all the time, or what took most."""
+        if self.failure:
+            return "errors"
+        busy = {"driver": self.driver_share, **self.storage_shares}
+        name = max(busy, key=lambda name: busy[name])
+        return SHARED[name] if busy[name] >= SATURATED else self.account.bottleneck
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that a simulation needs: a plan, and how long everything takes.
+
+    A plan's own resources say how often a task is tried and when it is late; its workers are those of the cluster.
+    """
+
+    plan: Plan
+    cluster: Cluster
+    times: Mapping[str, TaskTimes]
+    """By group of nodes."""
+    habits: Habits
+    chance: Chance
+    seed: int
+
+
+def scene_of(workload: Workload, cluster: Cluster, calibration: Calibration | None, chance: Chance, seed: int) -> Scene:
+    """Return the simulation of a job on a cluster.
+
+    Raises:
+        PlanError: A single sample does not fit the memory that the job allows a worker.
+    """
+    times = durations_on(workload, cluster, calibration)
+    start = cluster.worker_start_seconds
+    if calibration is not None and calibration.worker_start_seconds is not None:
+        start = calibration.worker_start_seconds
+    habits = Habits(
+        start_seconds=start,
+        kept_sides=min(found.passes.kept_sides for found in times.values()),
+        first_seconds=dict(next(iter(times.values())).first_seconds),
+        checkpoint_seconds=workload.config.resources.checkpoint_seconds,
+    )
+    return Scene(workload.plan(), cluster, times, habits, chance, seed)
+
+
+def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
+    """Simulate a run; memory is O(tasks).
+
+    Args:
+        scene: What is to be simulated.
+        lines: A file for its events.
+    """
+    cluster, plan = scene.cluster, scene.plan
+    draws = Draws(scene.seed, scene.chance)
+    machines = Machines(cluster, scene.chance, draws)
+    workers = SimulatedWorkers(machines, cluster.storage, scene.times, scene.habits, scene.chance, draws)
+    labour = workers.labour
+    receipt_seconds = 1 / cluster.storage.commits
+    ledger = SimulatedLedger(workers.spend, cluster.driver_seconds_per_task + receipt_seconds, receipt_seconds)
+    log, pools = SimulatedLog(workers.now, lines), _pools(scene)
+    resources = plan.config.resources
+    fleet = Fleet(
+        workers,
+        _spec(plan.config, plan.geometry, scene.habits.kept_sides),
+        pools,
+        task_seconds=resources.task_seconds,
+        slow_factor=resources.slow_factor,
+        tell=lambda **fields: log.add("worker", **fields),
+    )
+    failure = ""
+    log.add("start", host="simulation", process=0)
+    with fleet:
+        driver = Driver(
+            plan,
+            fleet,
+            ledger,
+            SimulatedTenure(),
+            log,
+            Silent(),
+            StopRequest(),
+            last_state=labour.last_state,
+            kept_sides=scene.habits.kept_sides,
+        )
+        try:
+            for stages in plan.waves:
+                driver.run_stages(*stages)
+                workers.close_stage()
+            driver.conclude()
+        except NtkPipeError as error:
+            failure = error.message
+    height = strip_height(plan.geometry, scene.habits.kept_sides, sum(pool.workers for pool in pools))
+    return Simulated(
+        cluster=cluster,
+        seconds=workers.now(),
+        account=labour.account,
+        worker_seconds=workers.worker_seconds,
+        driver_seconds=workers.driver_seconds,
+        stages=log.stages,
+        num_tasks=ledger.num_committed,
+        num_retries=ledger.failures["again"],
+        num_lost=labour.num_lost,
+        num_nodes_lost=machines.num_lost,
+        bytes_read=labour.bytes_read,
+        bytes_written=labour.bytes_written,
+        requests=labour.shared.requests.units,
+        sides_read=labour.sides_read,
+        sides_planned=planned_reads(plan.geometry, height) if plan.num_tasks(KERNEL_STAGE) else 0,
+        storage_shares=workers.storage_shares,
+        price=machines.price(workers.now()) + _request_price(cluster, workers, ledger),
+        failure=failure,
+        holes=log.holes,
+    )
+
+
+def _pools(scene: Scene) -> list[PoolConfig]:
+    """Return the workers that are wanted: those of all nodes that there will be."""
+    joining = {group.name: 0 for group in scene.cluster.groups}
+    for join in scene.chance.joins:
+        joining[join.group] += join.nodes
+    return [pool_of(group, group.nodes + joining[group.name]) for group in scene.cluster.groups]
+
+
+def _request_price(cluster: Cluster, workers: SimulatedWorkers, ledger: SimulatedLedger) -> float:
+    storage = cluster.storage
+    written = workers.labour.num_writes + ledger.num_committed
+    read = workers.labour.shared.requests.units - workers.labour.num_writes
+    return (read * storage.price_per_million_reads + written * storage.price_per_million_writes) / 1e6
+
+
+def _spec(config: RunConfig, geometry: Geometry, kept_sides: int) -> WorkerSpec:
+    """Return what the fleet knows of its workers; nothing is started with it."""
+    return WorkerSpec(
+        url="",
+        config=config,
+        geometry=geometry,
+        routes={},
+        weights_digests={},
+        input_digests={},
+        modules={},
+        fingerprints={},
+        passes=PassPlan(batch_size=1, max_vectors=1, gram_samples=1, row_samples=1, kept_sides=kept_sides),
+        choices={},
+        threads=None,
+    )
