@@ -13,7 +13,6 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.documents import Record
 from ntkpipe.storage.stores.base import AbstractStore
 
-
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -1,7 +1,7 @@
 """The command that simulates a run on more nodes than there are: simulate."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -101,7 +101,7 @@ def _numbers(text: str | None) -> list[int]:
 
 def _print_table(sizes: Sequence[Mapping[str, Any]], title: str) -> None:
     console = Console()
-    facts = {
+    facts: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "workers": lambda row: f"{row['workers']:,}",
         "time": lambda row: _time(row["seconds"]),
         "speed-up": lambda row: f"{row['speed_up']:,.3g}",

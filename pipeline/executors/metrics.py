@@ -12,6 +12,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 """Boundaries of the histogram of tasks; the last ones are those of solves."""
 
+
 @final
 class RayMetrics:
     """Counts events; to be told of them once Ray is connected."""

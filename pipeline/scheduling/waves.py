@@ -37,7 +37,8 @@ def queue_of(
             queues.append(TaskQueue(filter(is_wanted, plan.tasks(stage)), num_left))
     if len(queues) == 1:
         return queues[0]
-    return ChainedQueue(*queues, lambda: may_go_on(stages[0]))
+    first, then = queues
+    return ChainedQueue(first, then, lambda: may_go_on(stages[0]))
 
 
 def _open_shards(plan: Plan, done: frozenset[str]) -> set[tuple[str, int]]:

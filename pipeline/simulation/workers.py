@@ -26,6 +26,9 @@ from ntkpipe.pipeline.simulation.machines import Machines, Node
 from ntkpipe.pipeline.simulation.memory import KeptSides
 from ntkpipe.workers.tasks import Task
 
+Heard = Ready | NotStarted | Finished | Draining | Lost
+"""What a simulated worker makes itself heard with."""
+
 GONE: Final = "the node of the worker was lost (simulated)"
 
 
@@ -73,7 +76,7 @@ class SimulatedWorkers(AbstractWorkers):
         self._order = itertools.count()
         self._numbers = itertools.count()
         self._ahead: list[tuple[float, int, Callable[[Any], None], Any]] = []
-        self._heard: list[WorkerEvent] = []
+        self._heard: list[Heard] = []
         self._processes: dict[int, Process] = {}
         self._waiting: dict[str, deque[Process]] = {name: deque() for name in machines.groups}
         self._handed_out_at = 0.0

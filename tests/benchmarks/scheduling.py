@@ -1,12 +1,12 @@
 """What the driver costs per task, and how well workers share a machine.
 
 Every run is a process of its own. Figures are those of the steady state of a stage: from when every worker has finished
-two tasks to the last commit. Variants take turns, so that a slow minute of a shared machine meets all of them, and medians
+four tasks to the last commit. Variants take turns, so that a slow minute of a shared machine meets all of them, and medians
 are reported.
 
 overhead      milliseconds of the run per task, beyond what the tasks took on the workers, shared between them
 efficiency    throughput of two workers of one thread, over twice that of one
-one process   seconds per task of one process of two threads, and of two workers of one thread over those
+ratio         seconds per task of two workers of one thread, over those of one process of two threads
 reads         chunks of features that kernel tasks read, over those of a plan in which every strip stays with its worker
 """
 
@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 import ntkpipe
+from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline.events import read_events
 from ntkpipe.pipeline.scheduling.blocks import planned_reads, strip_height
 from ntkpipe.storage.stores.registry import open_store
@@ -166,8 +167,6 @@ def carry_out(document: dict[str, Any], variant: Variant, folder: Path) -> dict[
 
 def planned(document: dict[str, Any], num_workers: int) -> int:
     """Return how many chunks the kernel tasks of a job should read."""
-    from ntkpipe.configs.loading import load_config
-
     found = probe_run(load_config(document))
     geometry, passes = found.geometry, found.passes
     height = strip_height(geometry, passes.kept_sides, num_workers)

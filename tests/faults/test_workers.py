@@ -143,7 +143,7 @@ def receipts(run):
     return list((run / "receipts/features").rglob("*.json"))
 
 
-def test_a_worker_that_is_told_to_end_loses_its_task_only(folder, undisturbed, tmp_path, fault_table):
+def test_a_worker_that_is_told_to_end_finishes_its_task_and_is_replaced(folder, undisturbed, tmp_path, fault_table):
     run, ended = tmp_path / "run", []
     process = start("run", job(folder, max_attempts=10), "--out", run)
     while process.poll() is None:
@@ -155,6 +155,7 @@ def test_a_worker_that_is_told_to_end_loses_its_task_only(folder, undisturbed, t
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert not any(Path(f"/proc/{worker}").exists() for worker in ended)
+    assert failures(run) == []
     fault_table.add("SIGTERM of a worker", len(ended), len(ended), *compare_runs(run, undisturbed))
 
 

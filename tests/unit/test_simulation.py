@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from ntkpipe.configs.cluster import ClusterConfig, StorageConfig
 from ntkpipe.configs.described import load_cluster
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline.cli import app
 from ntkpipe.pipeline.plan import Plan
@@ -341,3 +342,17 @@ def test_the_command_shows_sizes_and_writes_curves(tmp_path):
     assert sum(one["worker_time"].values()) == pytest.approx(1.0)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len((out / "table.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "needs a cluster"),
+        (["--cluster", "2xcpu2", "--nodes", "1,many"], "not of the form N,N"),
+        (["--cluster", "2xcpu2,2xh100", "--nodes", "1"], "at least as many nodes"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(words, message):
+    found = CliRunner().invoke(app, ["simulate", "digits", *words])
+    assert isinstance(found.exception, ConfigError)
+    assert message in str(found.exception)
