@@ -69,7 +69,7 @@ class StorageConfig(Section):
     total_requests: Rate
     """Requests per second that all workers together make at the most."""
     commits: Rate
-    """Receipts per second that the driver writes, one after the other."""
+    """Receipts per second if the driver wrote them one after the other; several are under way at once."""
     capacity: ByteSize | None = None
     """What fits; None where nobody knows a limit."""
     price_per_tb_month: float = Field(0.0, ge=0)

@@ -1,6 +1,6 @@
 """Where a driver writes down what has happened: a run's ledger, lock and log, or those of a simulation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ntkpipe.storage.records import Failure, Receipt
@@ -12,8 +12,8 @@ class Commits(Protocol):
     def committed(self, stage: str) -> frozenset[str]:
         """Return the ids of a stage's finished tasks."""
 
-    def commit(self, receipt: Receipt) -> bool:
-        """Finish a task; False when another attempt has finished it before."""
+    def commit_at_once(self, receipts: Sequence[Receipt]) -> None:
+        """Finish tasks."""
 
     def record_failure(self, failure: Failure) -> None:
         """Record what went wrong with an attempt."""

@@ -15,7 +15,7 @@ from ntkpipe.pipeline.scheduling.queue import AbstractQueue, TaskQueue
 from ntkpipe.pipeline.scheduling.waves import queue_of
 from ntkpipe.pipeline.stopping import STOPPED, StopRequest
 from ntkpipe.storage.records import Failure, Receipt, Verdict
-from ntkpipe.workers.tasks import MEMORY_KIND, SharedSolveTask, SolveTask, Task
+from ntkpipe.workers.tasks import MEMORY_KIND, SharedSolveTask, SolveTask, Task, TaskResult
 
 POLL_SECONDS = 1.0
 LOCK_CHECK_SECONDS = 5.0
@@ -95,11 +95,12 @@ class Driver:
         self._open = {stage: self._plan.num_tasks(stage) - len(done[stage]) for stage in stages}
         self._begun = set()
 
-        def finish(outcome: Outcome) -> None:
-            self._commit(outcome)
-            if committed is not None:
-                committed(outcome.task.id)
-            self._count_down(outcome.task)
+        def finish(outcomes: list[Outcome]) -> None:
+            self._commit(outcomes)
+            for outcome in outcomes:
+                if committed is not None:
+                    committed(outcome.task.id)
+                self._count_down(outcome.task)
 
         def give_up(task: Task, _: AbstractQueue) -> None:
             self._quarantine.check_early(task.stage, self._plan.num_tasks(task.stage))
@@ -159,9 +160,10 @@ class Driver:
             NtkPipeError: As for a stage.
         """
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcomes: list[Outcome]) -> None:
             # All steps of a solve have one name, and a failure of one is not held against another.
-            self._quarantine.forgive(outcome.task)
+            for outcome in outcomes:
+                self._quarantine.forgive(outcome.task)
 
         def give_up(_: Task, queue: AbstractQueue) -> None:
             queue.clear()
@@ -200,14 +202,14 @@ class Driver:
     def _carry_out(
         self,
         queue: AbstractQueue,
-        finish: Callable[[Outcome], None],
+        finish: Callable[[list[Outcome]], None],
         give_up: Callable[[Task, AbstractQueue], None],
     ) -> None:
         """Keep the workers busy until all tasks are finished, set aside or left out.
 
         Args:
             queue: The tasks.
-            finish: Is given what has succeeded.
+            finish: Is given what has succeeded since it was given something.
             give_up: Is called when a task was set aside or left out.
         """
         in_flight = 0
@@ -220,12 +222,14 @@ class Driver:
                 raise RunStoppedError(STOPPED)
             outcomes = self._executor.wait(POLL_SECONDS)
             self._look(fresh=bool(outcomes))
+            in_flight -= len(outcomes)
+            succeeded = [outcome for outcome in outcomes if outcome.error is None]
             # What has succeeded is committed before a failure may end the run.
-            for outcome in sorted(outcomes, key=lambda outcome: outcome.error is not None):
-                in_flight -= 1
+            if succeeded:
+                finish(succeeded)
+            for outcome in outcomes:
                 if outcome.error is None:
                     queue.finished(outcome.task)
-                    finish(outcome)
                 elif self._judge(outcome.task, outcome.error, outcome.worker) == "again":
                     queue.push(outcome.task)
                 else:
@@ -248,10 +252,26 @@ class Driver:
                 give_up(task, queue)
         return num
 
-    def _commit(self, outcome: Outcome) -> None:
-        task, result = outcome.task, outcome.result
-        assert result is not None
-        receipt = Receipt(
+    def _commit(self, outcomes: list[Outcome]) -> None:
+        done = [(self._receipt(outcome.task, outcome.result), outcome.result) for outcome in outcomes if outcome.result]
+        self._ledger.commit_at_once([receipt for receipt, _ in done])
+        for receipt, result in done:
+            self._progress.task(receipt.stage, receipt.num_bytes)
+            self._log.add(
+                "commit",
+                stage=receipt.stage,
+                task=receipt.task,
+                seconds=round(result.seconds, 4),
+                bytes=receipt.num_bytes,
+                bytes_read=result.bytes_read,
+                chunks_read=result.chunks_read,
+                peak_bytes=result.peak_bytes,
+                worker=result.worker,
+                attempt=receipt.attempt,
+            )
+
+    def _receipt(self, task: Task, result: TaskResult) -> Receipt:
+        return Receipt(
             stage=task.stage,
             task=task.id,
             chunks=result.chunks,
@@ -262,20 +282,6 @@ class Driver:
             attempt=self._quarantine.attempt(task),
             versions=result.versions,
             made_from=self._made_from(task) if self._made_from is not None else {},
-        )
-        self._ledger.commit(receipt)
-        self._progress.task(task.stage, receipt.num_bytes)
-        self._log.add(
-            "commit",
-            stage=task.stage,
-            task=task.id,
-            seconds=round(result.seconds, 4),
-            bytes=receipt.num_bytes,
-            bytes_read=result.bytes_read,
-            chunks_read=result.chunks_read,
-            peak_bytes=result.peak_bytes,
-            worker=result.worker,
-            attempt=receipt.attempt,
         )
 
     def _judge(self, task: Task, error: TaskError, worker: str) -> Verdict:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import threading
 import time
 from collections import Counter
@@ -98,6 +99,8 @@ class StatusFile:
         self._store.put(layout.STATUS, document)
 
     def _write_now_and_then(self) -> None:
+        # Signals are for the main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         while not self._stop.wait(self._seconds):
             try:
                 self.write()

@@ -98,4 +98,7 @@ class SampleReader:
             shard = shard_at(split, index, self._geometry.splits[split].num_samples, rows)
             values = self._read(FEATURES_STAGE, shard.task, path, (*prefix, index, *suffix))[(0,) * len(prefix)]
             parts.append(values[max(start - shard.start, 0) : stop - shard.start])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(parts) > 1:
+            return np.concatenate(parts)
+        # A view would keep all of its chunk in memory for as long as whoever asked keeps these rows.
+        return parts[0] if len(parts[0]) == len(shard) else parts[0].copy()

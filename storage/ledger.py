@@ -12,7 +12,8 @@ driver moves receipts when there are very many (see ``storage/segments.py``). Wh
   each receipt is in one of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import final
@@ -36,6 +37,9 @@ MANY_RECEIPTS = 1_000
 
 DELETED_AT_ONCE = 1_000
 """Receipts that are in a segment by now, between two looks at the lock: a successor may have committed them again."""
+
+COMMITS_AT_ONCE = 16
+"""Receipts that are under way to the store."""
 
 STALE_HITS = 16
 """Finished tasks that the last listing did not know, found one by one, before there is another listing."""
@@ -111,6 +115,15 @@ class Ledger:
             won = True
         self._own.setdefault(receipt.stage, set()).add(receipt.task)
         return won
+
+    def commit_at_once(self, receipts: Sequence[Receipt]) -> None:
+        """Finish several tasks side by side: in an object store a receipt is a round trip, which others can share."""
+        if len(receipts) == 1:
+            self.commit(receipts[0])
+            return
+        with ThreadPoolExecutor(min(len(receipts), COMMITS_AT_ONCE)) as threads:
+            for _ in threads.map(self.commit, receipts):
+                pass
 
     def commit_many(self, receipts: Iterable[Receipt]) -> None:
         """Finish many tasks that are not finished, with few objects where there are very many. They share an epoch."""

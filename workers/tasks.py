@@ -211,7 +211,9 @@ class WorkerSpec:
             halvings: How many attempts at it have run out of memory.
         """
         num_samples = self._num_samples(task)
-        return self.passes.halved(halvings, num_samples) if halvings and num_samples else self.passes
+        passes = self.passes.halved(halvings, num_samples) if halvings and num_samples else self.passes
+        # All other tasks may need the memory that is planned for sides of blocks.
+        return passes if isinstance(task, KernelTask) else replace(passes, kept_sides=0)
 
     def can_halve(self, task: Task, halvings: int) -> bool:
         """Return whether an attempt after one more halving would need less memory than one after so many."""

@@ -16,6 +16,7 @@ from ntkpipe.pipeline.prediction.workload import Workload
 from ntkpipe.pipeline.scheduling.blocks import strip_height
 from ntkpipe.storage.grid import num_chunks
 from ntkpipe.storage.kernel import KERNEL_STAGE
+from ntkpipe.storage.ledger import COMMITS_AT_ONCE
 from ntkpipe.storage.records import Geometry
 from ntkpipe.storage.schema import stored_bytes
 from ntkpipe.workers.tasks import KernelTask, SolveTask, Task
@@ -162,7 +163,7 @@ def _stage(
             read / storage.total_read + cost.bytes_written / storage.total_write,
             (num_reads + num_writes) / storage.total_requests,
         ),
-        driver_seconds=num_tasks * (cluster.driver_seconds_per_task + 1 / storage.commits),
+        driver_seconds=num_tasks * (cluster.driver_seconds_per_task + 1 / (storage.commits * COMMITS_AT_ONCE)),
         start_seconds=max(found.first_seconds.get(family(stage), 0.0) for found in durations.values()),
     )
 

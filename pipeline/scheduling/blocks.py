@@ -77,8 +77,10 @@ def strips(geometry: Geometry, height: int) -> Iterator[Strip]:
         num_rows, num_columns = (
             num_chunks(geometry.splits[split].num_samples, geometry.block_rows) for split in (row_split, column_split)
         )
-        for start in range(0, num_rows, height):
-            rows = range(start, min(start + height, num_rows))
+        # Strips of equal height read less than high ones and a low one.
+        step = -(-num_rows // -(-num_rows // height))
+        for start in range(0, num_rows, step):
+            rows = range(start, min(start + step, num_rows))
             columns = range(rows.stop if row_split == column_split else num_columns)
             yield Strip(row_split, column_split, rows, columns)
 

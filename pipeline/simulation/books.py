@@ -3,11 +3,12 @@
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO, final
 
 from ntkpipe.configs.errors import PlanError
+from ntkpipe.storage.ledger import COMMITS_AT_ONCE
 from ntkpipe.storage.records import Failure, Receipt
 
 EPOCH = 1
@@ -19,14 +20,14 @@ class SimulatedLedger:
 
     Args:
         spend: Lets virtual time pass.
-        commit_seconds: Of the driver, for everything it does for a task.
-        failure_seconds: Of the driver, for recording a failure.
+        task_seconds: Of the driver, for everything but the receipt that it does for a task.
+        receipt_seconds: Until the store has a receipt, or the record of a failure; several receipts are under way at once.
     """
 
-    def __init__(self, spend: Callable[[float], None], commit_seconds: float, failure_seconds: float) -> None:
+    def __init__(self, spend: Callable[[float], None], task_seconds: float, receipt_seconds: float) -> None:
         self._spend = spend
-        self._commit_seconds = commit_seconds
-        self._failure_seconds = failure_seconds
+        self._task_seconds = task_seconds
+        self._receipt_seconds = receipt_seconds
         self._done: dict[str, set[str]] = {}
         self.failures: Counter[str] = Counter()
         self.num_committed = 0
@@ -35,24 +36,25 @@ class SimulatedLedger:
         """Return the ids of a stage's finished tasks."""
         return frozenset(self._done.get(stage, ()))
 
-    def commit(self, receipt: Receipt) -> bool:
-        """Finish a task.
+    def commit_at_once(self, receipts: Sequence[Receipt]) -> None:
+        """Finish tasks.
 
         Raises:
-            PlanError: It is finished already, which no driver may try.
+            PlanError: One of them is finished already, which no driver may try.
         """
-        done = self._done.setdefault(receipt.stage, set())
-        if receipt.task in done:
-            raise PlanError(f"simulated {receipt.stage} task {receipt.task} is committed twice; please report this.")
-        done.add(receipt.task)
-        self.num_committed += 1
-        self._spend(self._commit_seconds)
-        return True
+        for receipt in receipts:
+            done = self._done.setdefault(receipt.stage, set())
+            if receipt.task in done:
+                raise PlanError(f"simulated {receipt.stage} task {receipt.task} is committed twice; please report this.")
+            done.add(receipt.task)
+        self.num_committed += len(receipts)
+        rounds = -(-len(receipts) // COMMITS_AT_ONCE)
+        self._spend(len(receipts) * self._task_seconds + rounds * self._receipt_seconds)
 
     def record_failure(self, failure: Failure) -> None:
         """Count what went wrong."""
         self.failures[failure.verdict] += 1
-        self._spend(self._failure_seconds)
+        self._spend(self._receipt_seconds)
 
     def compact(self, epoch: int, check: Callable[[], None]) -> None:
         """Do nothing: compaction is not simulated."""

@@ -1,9 +1,20 @@
 """What a worker keeps between tasks."""
 
+from dataclasses import replace
+
+import golden
 import pytest
 import torch
 
+from ntkpipe.configs.loading import load_config
+from ntkpipe.pipeline.execution import make_plan, prepare, worker_spec
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.records import Receipt
+from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.kept import KeptTensors
+from ntkpipe.workers.passes import side_bytes
+from ntkpipe.workers.probing.probe import probe_run
+from ntkpipe.workers.worker import Worker
 
 
 class Shelf:
@@ -94,3 +105,45 @@ def test_after_clearing_there_is_room_again():
     shelf.get("a")
     shelf.get("a")
     assert shelf.made == ["a", "b", "a"]
+
+
+PROJECTED = {"kind": "pntk", "projection": {"kind": "sjlt", "dim": 16}}
+
+
+def worker_with_features(folder, kept_sides, **changes):
+    """Return a worker on a run whose features are committed, and its plan."""
+    document = golden.config(kernels=[PROJECTED], solve=[], **changes)
+    probe = probe_run(load_config(document))
+    plan, store = make_plan(probe), open_store(str(folder))
+    ledger = Ledger(store)
+    prepare(store, ledger, probe, 0)
+    spec = worker_spec(store, plan, probe)
+    worker = Worker(replace(spec, passes=replace(spec.passes, kept_sides=kept_sides)))
+    for task in plan.tasks("features"):
+        chunks = worker.run(task).chunks
+        ledger.commit(Receipt(stage=task.stage, task=task.id, chunks=chunks, objects=(), seconds=0.0, worker=""))
+    return worker, plan
+
+
+def test_a_side_of_a_block_keeps_no_more_memory_than_its_own(tmp_path):
+    worker, _ = worker_with_features(tmp_path / "run", 1, store={"shard_rows": 4, "block_rows": 1})
+    samples = worker._context.samples
+    assert samples.features("pntk", "train", 1, 2).base is None
+    assert samples.diagonal("pntk", "train", 1, 2).base is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_as_many_sides_are_kept_as_were_planned_whatever_the_precision_of_the_model(tmp_path, dtype):
+    model = {"target": "golden:build_model", "dtype": dtype}
+    worker, plan = worker_with_features(tmp_path / "run", 4, model=model)
+    reads = sum(worker.run(task).chunks_read for task in plan.tasks("kernel"))
+    assert reads == 4  # two shards of each of two splits, each of them once
+    assert worker._context.kept_sides.num_bytes <= 4 * side_bytes(plan.geometry)
+
+
+def test_other_stages_find_the_memory_of_kept_sides_free(tmp_path):
+    worker, plan = worker_with_features(tmp_path / "run", 4)
+    worker.run(next(plan.tasks("kernel")))
+    assert worker._context.kept_sides.num_bytes > 0
+    worker.run(next(plan.tasks("features")))
+    assert worker._context.kept_sides.num_bytes == 0

@@ -1,5 +1,6 @@
 """Receipts commit tasks once, alone or in segments, and whatever is cut or damaged, none is lost or doubled unseen."""
 
+import threading
 from collections import Counter
 from contextlib import suppress
 
@@ -69,6 +70,33 @@ def segments(store):
 
 def own_receipts(store):
     return {key.removeprefix("receipts/features/").removesuffix(".json") for key in store.names(layout.RECEIPTS)}
+
+
+def test_several_tasks_are_committed_side_by_side(store, monkeypatch):
+    """Each commit waits until another one is under way."""
+    both, commit = threading.Barrier(2, timeout=20), Ledger.commit
+
+    def meeting(self, one):
+        both.wait()
+        return commit(self, one)
+
+    monkeypatch.setattr(Ledger, "commit", meeting)
+    Ledger(store).commit_at_once([receipt(name) for name in NAMES[:4]])
+    assert tasks(store) == set(NAMES[:4])
+
+
+def test_a_commit_that_fails_beside_others_is_heard_of(store, monkeypatch):
+    commit = Ledger.commit
+
+    def failing(self, one):
+        if one.task == NAMES[1]:
+            raise StorageError("the store is full")
+        return commit(self, one)
+
+    monkeypatch.setattr(Ledger, "commit", failing)
+    with pytest.raises(StorageError, match="full"):
+        Ledger(store).commit_at_once([receipt(name) for name in NAMES[:4]])
+    assert NAMES[1] not in tasks(store)
 
 
 def test_a_task_is_committed_once(store):

@@ -87,7 +87,8 @@ def _kept_sides(geometry: Geometry, budget_bytes: int) -> int:
 
     What is computed from samples, exact kernels and formulas, goes through a row of blocks at a time instead.
     """
-    fit = budget_bytes // max(1, side_bytes(geometry))
+    # A sample at a time may take more than its part of the budget already.
+    fit = max(0, budget_bytes) // max(1, side_bytes(geometry))
     if any(kernel.feature_dim is None for kernel in geometry.kernels if kernel.derived is None):
         return min(2, fit)
     splits = {split for pair in geometry.pairs for split in pair}

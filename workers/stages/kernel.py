@@ -71,11 +71,12 @@ def _gram(context: WorkerContext, shape: KernelGeometry, tile: Block, seen_by: S
 
         def read() -> torch.Tensor:
             values = context.samples.features(shape.name, side.split, side.start, side.stop, member=member, group=part)
-            # Maps of samples were computed in double precision, whatever the model's.
-            dtype = None if shape.kind in RANDOM_FEATURES else context.dtype
-            return torch.from_numpy(values).to(device=context.device, dtype=dtype)
+            return torch.from_numpy(values).to(context.device)
 
-        return context.kept_sides.get(("features", shape.name, side, member, part), read)
+        # In the precision in which it is stored: so many bytes are counted for a side, whatever the model's.
+        kept = context.kept_sides.get(("features", shape.name, side, member, part), read)
+        # Maps of samples were computed in double precision, whatever the model's.
+        return kept if shape.kind in RANDOM_FEATURES else kept.to(context.dtype)
 
     left = rows(tile.rows, seen_by.rows)
     same = tile.on_diagonal and seen_by.rows == seen_by.columns
