@@ -91,7 +91,7 @@ class Driver:
             RunStoppedError: The driver was asked to stop.
             RunLockedError: Another driver has taken over.
         """
-        done = {stage: self._ledger.committed(stage) for stage in stages}
+        done = {stage: self._finished(stage) for stage in stages}
         self._open = {stage: self._plan.num_tasks(stage) - len(done[stage]) for stage in stages}
         self._begun = set()
 
@@ -117,6 +117,11 @@ class Driver:
         queue = queue_of(self._plan, stages, done, height, self._may_go_on)
         self._carry_out(queue, finish, give_up)
         self._ledger.compact(self._lock.epoch, self._lock.check)
+
+    def _finished(self, stage: str) -> frozenset[str]:
+        """Return the ids of a stage's finished tasks; a receipt that belongs to none does not make up for one."""
+        found = self._ledger.committed(stage)
+        return found and frozenset(task.id for task in self._plan.tasks(stage) if task.id in found)
 
     def _may_go_on(self, stage: str) -> bool:
         return self._quarantine.may_go_on(stage, self._plan.num_tasks(stage))

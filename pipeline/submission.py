@@ -242,25 +242,33 @@ def _is_known(server: "JobServer", store: AbstractStore, epoch: int) -> bool:
 def _place(
     server: "JobServer", store: AbstractStore, place: str, config: RunConfig, epoch: int, shipment: _Shipment
 ) -> Submission:
-    """Find the job that is to have an epoch, or hand one over; one that has ended, or is lost, has had its turn."""
-    recorded = {record.submission_id for record in recorded_jobs(store)}
+    """Find the job that is to have an epoch, or hand one over; one that has ended has had its turn.
+
+    One that is recorded, and that its cluster does not know, is handed over under the same id: somebody else may be about
+    to, who ships code for minutes, and of two of one id a cluster takes one.
+    """
+    recorded = {record.submission_id: record.address for record in recorded_jobs(store)}
     attempt = 1
     while True:
         name = submission_id(place, config.name, epoch, attempt)
         job = server.find(name)
-        if (job is None and name not in recorded) or (job is not None and job.is_alive):
-            break
+        if job.is_alive if job is not None else recorded.get(name, server.address) == server.address:
+            record = JobRecord(
+                submission_id=name,
+                address=server.address,
+                submitted_at=time.time(),
+                verb=shipment.verb,
+                epoch=epoch,
+                attempt=attempt,
+            )
+            # Before the job, which looks for it to see whether its node sees the same place.
+            if record_job(store, record) or job is not None:
+                break
+            # Somebody has recorded it before, who submits the run here, or to another cluster.
+            recorded = {record.submission_id: record.address for record in recorded_jobs(store)}
+            if recorded.get(name) == server.address:
+                break
         attempt += 1
-    record = JobRecord(
-        submission_id=name,
-        address=server.address,
-        submitted_at=time.time(),
-        verb=shipment.verb,
-        epoch=epoch,
-        attempt=attempt,
-    )
-    # Before the job, which looks for it to see whether its node sees the same place.
-    record_job(store, record)
     if job is not None:
         return Submission(place, server.address, name, "attached")
     is_new = _hand_over(server, name, place, config, shipment)

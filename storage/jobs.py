@@ -35,13 +35,13 @@ class JobRecord(Record):
     """Of the document, set when it is encoded."""
 
 
-def record_job(store: AbstractStore, record: JobRecord) -> None:
-    """Note a job down, unless it has been.
+def record_job(store: AbstractStore, record: JobRecord) -> bool:
+    """Note a job down; return False if there is a record of its id already.
 
     Raises:
         StorageError: The store does not take it.
     """
-    store.put_new(layout.job(record.submission_id), record.encode())
+    return store.put_new(layout.job(record.submission_id), record.encode())
 
 
 def recorded_jobs(store: AbstractStore) -> list[JobRecord]:

@@ -13,11 +13,10 @@ from ntkpipe.configs.described import Cluster
 from ntkpipe.pipeline.cost import Cost
 from ntkpipe.pipeline.prediction.durations import Durations, durations_on, family
 from ntkpipe.pipeline.prediction.workload import Workload
-from ntkpipe.pipeline.scheduling.blocks import strip_height
+from ntkpipe.pipeline.scheduling.blocks import planned_reads, strip_height
 from ntkpipe.storage.grid import num_chunks
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.ledger import COMMITS_AT_ONCE
-from ntkpipe.storage.records import Geometry
 from ntkpipe.storage.schema import stored_bytes
 from ntkpipe.workers.tasks import KernelTask, SolveTask, Task
 
@@ -127,18 +126,6 @@ def forecast(workload: Workload, cluster: Cluster, calibration: Calibration | No
     )
 
 
-def sides_read(geometry: Geometry, height: int) -> int:
-    """Return how many rows and columns of blocks are read if every strip of ``height`` rows stays with one worker."""
-    total = 0
-    for row_split, column_split in geometry.pairs:
-        rows, columns = (
-            num_chunks(geometry.splits[name].num_samples, geometry.block_rows) for name in (row_split, column_split)
-        )
-        strips = num_chunks(rows, height)
-        total += rows + strips * columns if row_split != column_split else height * strips * (strips - 1) // 2 + rows
-    return total
-
-
 def _stage(
     workload: Workload, cluster: Cluster, durations: Mapping[str, Durations], stage: str, shapes: Shapes, cost: Cost
 ) -> StageForecast:
@@ -175,7 +162,7 @@ def _share_read(workload: Workload, cluster: Cluster, durations: Mapping[str, Du
         return 1.0
     height = strip_height(workload.geometry, kept, cluster.num_workers)
     needed = sum(num * (1 if task.block.on_diagonal else 2) for task, num in shapes if isinstance(task, KernelTask))
-    read, geometry = sides_read(workload.geometry, height), workload.geometry
+    read, geometry = planned_reads(workload.geometry, height, cluster.num_workers), workload.geometry
     sides = sum(num_chunks(geometry.splits[name].num_samples, geometry.block_rows) for name in geometry.paired_splits)
     if kept >= sides:  # whoever has read one has it for good
         read = min(read, sides * cluster.num_workers)

@@ -8,39 +8,50 @@ its end. So every worker reads about ``rows + columns`` of its strips, where wit
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final, final
+from typing import final
 
 from ntkpipe.pipeline.scheduling.queue import AbstractQueue
-from ntkpipe.storage.grid import Block, num_chunks, shard_at
+from ntkpipe.storage.grid import Block, num_blocks, num_chunks, shard_at
 from ntkpipe.storage.records import Geometry
 from ntkpipe.workers.tasks import FeaturesTask, KernelTask, Task
-
-STRIPS_PER_WORKER: Final = 2
-"""At the least, where there are enough rows: fewer strips would leave workers without one."""
 
 
 def strip_height(geometry: Geometry, kept_sides: int, num_workers: int) -> int:
     """Return how many rows of blocks a strip has.
+
+    The share of a worker is about a square then, unless its memory is too small: of all shapes, a square needs the fewest rows
+    and columns. Strips of which there are fewer than workers are halved.
 
     Args:
         geometry: Of the run.
         kept_sides: Rows and columns of blocks whose features fit in a worker's memory; at most two for kernels without them.
         num_workers: That share the strips.
     """
-    rows = sum(num_chunks(geometry.splits[split].num_samples, geometry.block_rows) for split, _ in geometry.pairs)
-    return max(1, min(kept_sides - 2, rows // (STRIPS_PER_WORKER * num_workers)))
+    sizes = {name: split.num_samples for name, split in geometry.splits.items()}
+    total = sum(num_blocks(r, sizes[r], c, sizes[c], geometry.block_rows) for r, c in geometry.pairs)
+    return max(1, min(kept_sides - 2, math.isqrt(total // num_workers)))
 
 
-def planned_reads(geometry: Geometry, height: int) -> int:
-    """Return how many times the features of a row or a column of blocks are read, if every strip stays with one worker."""
-    total = 0
-    for strip in strips(geometry, height):
-        rows = strip.rows.stop - strip.rows.start
-        total += strip.columns.stop if strip.is_triangular else rows + strip.columns.stop
-    return total
+def planned_reads(geometry: Geometry, height: int, num_workers: int) -> int:
+    """Return how many times the features of a row or a column of blocks are read.
+
+    Every strip stays with one worker, or with several of which each reads its rows. It takes no longer for more samples.
+    """
+    total = num_strips = 0
+    for row_split, column_split in geometry.pairs:
+        rows, columns = (
+            num_chunks(geometry.splits[split].num_samples, geometry.block_rows) for split in (row_split, column_split)
+        )
+        step = _even_height(rows, height)
+        num = num_chunks(rows, step)
+        # A strip of a symmetric matrix has as many columns as there are rows down to its end.
+        total += rows + (step * num * (num - 1) // 2 if row_split == column_split else num * columns)
+        num_strips += num
+    return total + height * max(0, num_workers - num_strips)
 
 
 @dataclass(slots=True)
@@ -77,12 +88,16 @@ def strips(geometry: Geometry, height: int) -> Iterator[Strip]:
         num_rows, num_columns = (
             num_chunks(geometry.splits[split].num_samples, geometry.block_rows) for split in (row_split, column_split)
         )
-        # Strips of equal height read less than high ones and a low one.
-        step = -(-num_rows // -(-num_rows // height))
+        step = _even_height(num_rows, height)
         for start in range(0, num_rows, step):
             rows = range(start, min(start + step, num_rows))
             columns = range(rows.stop if row_split == column_split else num_columns)
             yield Strip(row_split, column_split, rows, columns)
+
+
+def _even_height(num_rows: int, height: int) -> int:
+    """Return the height of as many strips as there are at a height: equal ones read less than high ones and a low one."""
+    return num_chunks(num_rows, num_chunks(num_rows, height))
 
 
 @dataclass(slots=True)

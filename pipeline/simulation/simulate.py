@@ -72,7 +72,7 @@ class Simulated:
     storage_shares: dict[str, float]
     """Share of the time for which bytes read, bytes written and requests were at what the storage can do at the most."""
     price: float
-    """Of nodes and of requests."""
+    """Of nodes and of requests; 0 where a node's price is not known, as requests alone would be taken for all of it."""
     failure: str
     """What ended the run before its end; empty if it was finished."""
     holes: int
@@ -184,7 +184,8 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
             driver.conclude()
         except NtkPipeError as error:
             failure = error.message
-    height = strip_height(plan.geometry, scene.habits.kept_sides, sum(pool.workers for pool in pools))
+    num_workers = sum(pool.workers for pool in pools)
+    height = strip_height(plan.geometry, scene.habits.kept_sides, num_workers)
     return Simulated(
         cluster=cluster,
         seconds=workers.now(),
@@ -200,9 +201,9 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
         bytes_written=labour.bytes_written,
         requests=labour.shared.requests.units,
         sides_read=labour.sides_read,
-        sides_planned=planned_reads(plan.geometry, height) if plan.num_tasks(KERNEL_STAGE) else 0,
+        sides_planned=planned_reads(plan.geometry, height, num_workers) if plan.num_tasks(KERNEL_STAGE) else 0,
         storage_shares=workers.storage_shares,
-        price=machines.price(workers.now()) + _request_price(cluster, workers, ledger),
+        price=_price(cluster, machines.price(workers.now()), workers, ledger),
         failure=failure,
         holes=log.holes,
     )
@@ -216,11 +217,13 @@ def _pools(scene: Scene) -> list[PoolConfig]:
     return [pool_of(group, group.nodes + joining[group.name]) for group in scene.cluster.groups]
 
 
-def _request_price(cluster: Cluster, workers: SimulatedWorkers, ledger: SimulatedLedger) -> float:
+def _price(cluster: Cluster, of_nodes: float, workers: SimulatedWorkers, ledger: SimulatedLedger) -> float:
+    if not all(group.price_per_hour for group in cluster.groups):
+        return 0.0
     storage = cluster.storage
     written = workers.labour.num_writes + ledger.num_committed
     read = workers.labour.shared.requests.units - workers.labour.num_writes
-    return (read * storage.price_per_million_reads + written * storage.price_per_million_writes) / 1e6
+    return of_nodes + (read * storage.price_per_million_reads + written * storage.price_per_million_writes) / 1e6
 
 
 def _spec(config: RunConfig, geometry: Geometry, kept_sides: int) -> WorkerSpec:

@@ -170,7 +170,7 @@ def planned(document: dict[str, Any], num_workers: int) -> int:
     found = probe_run(load_config(document))
     geometry, passes = found.geometry, found.passes
     height = strip_height(geometry, passes.kept_sides, num_workers)
-    return planned_reads(geometry, height) * -(-geometry.block_rows // geometry.shard_rows)
+    return planned_reads(geometry, height, num_workers) * -(-geometry.block_rows // geometry.shard_rows)
 
 
 def measure(name: str, repeats: int, scale: float) -> dict[str, dict[str, list[Figures]]]:

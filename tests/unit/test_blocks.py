@@ -93,7 +93,17 @@ def test_every_block_that_is_wanted_is_handed_out_once(train, test, height, num_
 def test_one_worker_reads_what_was_planned(height):
     shape = geometry(40, 12)
     (tasks,) = emptied(queue_of(shape, height))
-    assert num_reads(tasks, height + 2) <= planned_reads(shape, height)
+    assert num_reads(tasks, height + 2) <= planned_reads(shape, height, 1)
+
+
+@given(st.integers(1, 90), st.integers(0, 40), st.integers(1, 20))
+def test_what_is_planned_is_what_strips_look_at(train, test, height):
+    shape = geometry(train, test)
+    looked_at = 0
+    for strip in strips(shape, height):
+        blocks = [task.block for index in strip.columns for task in strip.column(shape, index)]
+        looked_at += len({block.rows for block in blocks} | {block.columns for block in blocks})
+    assert planned_reads(shape, height, 1) == looked_at
 
 
 def test_a_strip_of_several_rows_saves_most_of_the_reads():
@@ -108,7 +118,7 @@ def test_several_workers_read_little_more_than_was_planned():
     found = emptied(queue_of(shape, 8), 4)
     reads = sum(num_reads(tasks, 10) for tasks in found)
     # Who takes half of a strip reads its rows again.
-    assert planned_reads(shape, 8) * 0.8 < reads < planned_reads(shape, 8) * 1.3
+    assert planned_reads(shape, 8, 1) * 0.8 < reads < planned_reads(shape, 8, 1) * 1.3
     assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
@@ -121,8 +131,8 @@ def test_strips_hold_every_block_once():
 def test_strips_are_as_high_as_memory_and_the_number_of_workers_allow():
     shape = geometry(64)  # 32 rows of blocks
     assert strip_height(shape, 10, 1) == 8
-    assert strip_height(shape, 40, 4) == 4
-    assert strip_height(shape, 10, 100) == 1
+    assert strip_height(shape, 40, 4) == 11
+    assert strip_height(shape, 40, 100) == 2
     assert strip_height(shape, 0, 1) == 1
 
 

@@ -35,7 +35,7 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.grid import Shard
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.locks import EpochLock
-from ntkpipe.storage.records import Failure, Geometry, KernelGeometry, Manifest, SplitGeometry
+from ntkpipe.storage.records import Failure, Geometry, KernelGeometry, Manifest, Receipt, SplitGeometry
 from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.passes import PassPlan
 from ntkpipe.workers.tasks import FeaturesTask, MomentsTask, SolveStepTask, SolveTask, TaskResult, WorkerSpec
@@ -365,6 +365,15 @@ def test_no_block_is_begun_when_too_many_shards_have_failed(rig):
     assert one.failures() == [("features", BAD, "aside")]
 
 
+@pytest.mark.parametrize(("stage", "stray"), [("features", "train/00000042"), ("kernel", "train-train/000042-000000")])
+def test_a_receipt_that_belongs_to_no_task_does_not_make_up_for_one(stage, stray, rig):
+    one = rig()
+    one.ledger.commit(Receipt(stage=stage, task=stray, chunks=(), objects=(), seconds=0.0, worker=""))
+    one.run()
+    assert {task.id for task in one.plan.tasks(stage)} <= one.ledger.committed(stage)
+    assert one.status().state == "finished"
+
+
 def test_receipts_tell_what_a_task_was_made_from(rig):
     one = rig(made_from=lambda task: {"pntk": f"digest of {task.id}"})
     one.run()
@@ -548,12 +557,12 @@ def test_only_tasks_with_batches_can_do_with_less_memory(rig):
         threads=None,
     )
     features = FeaturesTask(Shard("train", 0, 0, 4))
-    assert spec.passes_of(features, 0) is spec.passes
+    assert spec.passes_of(features, 0) == spec.passes
     assert spec.passes_of(features, 1).batch_size == 2
     assert [spec.can_halve(features, halvings) for halvings in range(4)] == [True, True, False, False]
     assert spec.can_halve(MomentsTask("pntk"), 0)
     assert not spec.can_halve(SolveTask("krr"), 0)
-    assert spec.passes_of(SolveTask("krr"), 2) is spec.passes
+    assert spec.passes_of(SolveTask("krr"), 2) == spec.passes
 
 
 def test_tasks_that_are_to_be_tried_again_come_first():

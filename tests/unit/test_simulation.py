@@ -207,7 +207,7 @@ def test_a_worker_alone_reads_each_side_as_often_as_is_planned():
     one = scene(160, [group(1)], KERNEL, kernel=True, kept_sides=6)
     found = finished(one)
     geometry = one.plan.geometry
-    assert found.sides_planned == planned_reads(geometry, strip_height(geometry, 6, 1))
+    assert found.sides_planned == planned_reads(geometry, strip_height(geometry, 6, 1), 1)
     assert found.sides_read <= found.sides_planned
     # Diagonal blocks have one side of 200 bytes here, of which the columns are not read again.
     assert 100 * found.sides_read >= found.bytes_read

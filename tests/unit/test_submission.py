@@ -270,3 +270,50 @@ def test_a_run_that_was_never_submitted_shows_its_events_and_cannot_be_stopped(t
 )
 def test_options_that_do_not_go_together_are_refused(arguments):
     assert isinstance(CliRunner().invoke(app, arguments).exception, ConfigError)
+
+
+class Cluster:
+    """A job server without a network, that knows no job before it is handed over."""
+
+    def __init__(self, address):
+        self.address = address
+        self.names = []
+
+    def find(self, name):
+        return None
+
+    def submit(self, name, *_):
+        self.names.append(name)
+        return True
+
+
+def test_a_run_that_is_submitted_to_another_cluster_in_the_same_moment_has_a_record_of_both_jobs(monkeypatch, tmp_path):
+    store, config = open_store(tmp_path / "run"), load_config(golden.config())
+    clusters = [Cluster("http://a:1"), Cluster("http://b:1")]
+    before = [[], []]  # neither sees the other one's record yet
+    monkeypatch.setattr(submission, "recorded_jobs", lambda where: before.pop() if before else recorded_jobs(where))
+    shipment = submission._Shipment([], "", "submit")
+    names = [submission._place(one, store, store.url, config, 1, shipment).submission_id for one in clusters]
+    assert [one.names for one in clusters] == [[name] for name in names]
+    assert {job.submission_id: job.address for job in recorded_jobs(store)} == dict(
+        zip(names, ("http://a:1", "http://b:1"), strict=True)
+    )
+
+
+def test_whoever_submits_a_run_while_another_one_ships_its_code_does_not_submit_a_second_job(tmp_path):
+    store, config = open_store(tmp_path / "run"), load_config(golden.config())
+    shipment, cluster = submission._Shipment([], "", "submit"), Cluster("http://a:1")
+    shipping = iter([lambda: submission._place(cluster, store, store.url, config, 1, shipment)])
+    taken = set()
+
+    def submit(name, *_):
+        for ship in shipping:
+            ship()
+        is_new = name not in taken
+        taken.add(name)
+        return is_new
+
+    cluster.submit = submit
+    found = submission._place(cluster, store, store.url, config, 1, shipment)
+    assert found.outcome == "attached"
+    assert taken == {found.submission_id} == {job.submission_id for job in recorded_jobs(store)}

@@ -60,15 +60,15 @@ def model_work(
     kernels = config.model_kernels
     exact = [kernel for kernel in kernels if _is_exact(config, kernel)]
     num_members = max(1, len(geometry.members))
-    sample, batch = _pass(geometry, model, needs, passes, list(kernels))
+    double = config.model is not None and config.model.dtype == "float64"
+    sample, batch = _pass(geometry, model, needs, passes, list(kernels), double=double)
     for kernel in _sharing(config, geometry, kernels):
         sample += _features(config, geometry, model, passes, kernel, rates)
     factors, factors_batch, pair = Work(), Work(), Work()
     if exact:
-        factors, factors_batch = _pass(geometry, model, needs, passes, exact)
+        factors, factors_batch = _pass(geometry, model, needs, passes, exact, double=double)
         for kernel in _sharing(config, geometry, exact):
             pair += _products(geometry, model, passes, kernel, rates)
-    double = config.model is not None and config.model.dtype == "float64"
 
     def finished(part: Work) -> Work:
         whole = part.times(num_members)
@@ -107,9 +107,15 @@ def _sharing(
 
 
 def _pass(
-    geometry: Geometry, model: ProbedModel, needs: MemoryModel, passes: PassPlan, kernels: list[EmpiricalKernel]
+    geometry: Geometry,
+    model: ProbedModel,
+    needs: MemoryModel,
+    passes: PassPlan,
+    kernels: list[EmpiricalKernel],
+    *,
+    double: bool,
 ) -> tuple[Work, Work]:
-    """Return forward and backward passes of a sample, and what a batch takes however small it is."""
+    """Return forward and backward passes of a sample, and what a batch takes however small it is; in single precision."""
     functionals = {kernel_definition(kernel.kind).functional for kernel in kernels} - {None}
     wanted = [functional for functional in functionals if functional is not None]
     cut = portions(wanted, geometry.num_outputs, passes.max_vectors)
@@ -118,6 +124,8 @@ def _pass(
     flops = model.forward_flops * (len(cut) + vectors)
     # Every activation and every gradient is written once and read twice, by what comes next and by what is recorded.
     moved = 3 * (len(cut) * footprint.graph_bytes + vectors * footprint.output_bytes)
+    # Measured in the precision of the model, which is counted later.
+    moved = moved // 2 if double else moved
     launches = PASS_LAUNCHES * len(cut) * len(model.any_routes)
     return Work(flops=float(flops), bytes=float(moved)), Work(launches=float(launches))
 
