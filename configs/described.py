@@ -1,5 +1,6 @@
 """From what a user writes of a cluster, on the command line or in a file, to a description in which nothing is missing."""
 
+import itertools
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -186,12 +187,14 @@ def _group(group: NodeGroup, catalogue: Catalogue) -> Group:
 def _unique(groups: list[Group]) -> list[Group]:
     """Return the groups under names that differ."""
     names = [group.name for group in groups]
-    return [
-        replace(group, name=f"{group.name}-{names[: place + 1].count(group.name)}")
-        if names.count(group.name) > 1
-        else group
-        for place, group in enumerate(groups)
-    ]
+    taken, found = {name for name in names if names.count(name) == 1}, []
+    for group in groups:
+        name, numbers = group.name, itertools.count(1)
+        while names.count(group.name) > 1 and (name == group.name or name in taken):
+            name = f"{group.name}-{next(numbers)}"
+        taken.add(name)
+        found.append(replace(group, name=name))
+    return found
 
 
 def _read(spec: str) -> ClusterConfig:

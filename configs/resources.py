@@ -1,10 +1,43 @@
 """What a run may use. Nothing here changes the result."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from ntkpipe.configs.base import Section
+
+LEAST_SHARE: Final = 0.0001
+"""The smallest part of a CPU, a GPU or another resource that Ray knows."""
+
+RAYS_OWN: Final = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
+"""Names that no other resource of a Ray cluster may have."""
+
+
+def _known_to_ray(amount: float) -> float:
+    if 0 < amount < LEAST_SHARE:
+        raise ValueError(f"{amount:g} is too small a part; Ray knows 0, and {LEAST_SHARE:g} and more")
+    return amount
+
+
+def _whole_above_one(amount: float) -> float:
+    if amount > 1 and not amount.is_integer():
+        raise ValueError(f"{amount:g} is neither a part of a GPU nor a whole number of them")
+    return amount
+
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_known_to_ray)]
+"""Of a resource of a Ray cluster."""
+
+GpuAmount = Annotated[Amount, AfterValidator(_whole_above_one)]
+
+
+def _custom(name: str) -> str:
+    if name in RAYS_OWN:
+        raise ValueError(f"{name} is a resource of Ray's own: use cpus and gpus")
+    return name
+
+
+CustomName = Annotated[str, Field(min_length=1), AfterValidator(_custom)]
 
 
 class PoolConfig(Section):
@@ -14,15 +47,15 @@ class PoolConfig(Section):
     """How many are wanted; those for which there is no room yet wait for a node to join."""
     device: str = "cpu"
     """A PyTorch device, or ``auto``: a GPU where Ray has any, otherwise the CPU."""
-    cpus: float = Field(1.0, ge=0)
+    cpus: Amount = 1.0
     """Of the cluster, that each worker takes."""
-    gpus: float | None = Field(None, ge=0)
+    gpus: GpuAmount | None = None
     """Of the cluster, that each worker takes, such as 0.5; by default one on a GPU, none on a CPU."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of each worker; by default as many as it takes CPUs."""
     accelerator: str | None = None
     """The kind of GPU that is asked for, as Ray names it: ``H100``."""
-    custom: dict[str, float] = Field(default_factory=dict)
+    custom: dict[CustomName, Amount] = Field(default_factory=dict)
     """Other resources of the cluster that each worker takes, such as those that some nodes are marked with."""
 
 
@@ -61,9 +94,9 @@ class ResourcesConfig(Section):
     """CPU threads of each worker; by default the machine's cores shared evenly, on a cluster as many as it takes CPUs."""
     device: str = "cpu"
     """A PyTorch device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one."""
-    cpus_per_worker: float = Field(1.0, ge=0)
+    cpus_per_worker: Amount = 1.0
     """CPUs of a Ray cluster that each worker takes."""
-    gpus_per_worker: float | None = Field(None, ge=0)
+    gpus_per_worker: GpuAmount | None = None
     """GPUs of a Ray cluster that each worker takes; 0.5 lets two workers share one. By default one with ``device: cuda``."""
     pools: tuple[PoolConfig, ...] = ()
     """Workers of several kinds in one run, in place of ``workers`` and ``device``; each gets as much as it can do."""

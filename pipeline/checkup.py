@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final, Literal, final
 from urllib.parse import urlsplit
 
-from ntkpipe.configs.errors import NtkPipeError
+from ntkpipe.configs.errors import ConfigError, NtkPipeError
 from ntkpipe.configs.store import StoreConfig
+from ntkpipe.pipeline.credentials import token
 from ntkpipe.pipeline.units import size
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.writable import open_for_writing
@@ -152,14 +153,13 @@ def _token_mode() -> Finding:
             "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH: anybody who reaches a cluster without tokens "
             "can run code on it. A private Ray (address local) gets a token of its own.",
         )
-    named, kept = os.environ.get("RAY_AUTH_TOKEN_PATH", ""), Path.home() / ".ray" / "auth_token"
-    if not os.environ.get("RAY_AUTH_TOKEN") and not Path(named or kept).expanduser().is_file():
-        return Finding(
-            "ray tokens",
-            "problem",
-            "RAY_AUTH_MODE=token, but there is no token",
-            "Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that only you can read.",
-        )
+    advice = "Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that only you can read."
+    try:
+        found = token()
+    except ConfigError as error:
+        return Finding("ray tokens", "problem", error.message, advice)
+    if not found:
+        return Finding("ray tokens", "problem", "RAY_AUTH_MODE=token, but there is no token", advice)
     return Finding("ray tokens", "ok", "on")
 
 
@@ -253,8 +253,7 @@ def _clock(store: AbstractStore) -> Finding:
 
 
 def _cluster(address: str) -> Finding:
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    if parts.scheme in ("http", "https"):
+    if address.lower().startswith(("http://", "https://")):
         from ntkpipe.pipeline.jobs import connect
 
         try:
@@ -263,8 +262,8 @@ def _cluster(address: str) -> Finding:
             return Finding("cluster", "problem", error.message, "Look at the address, the token and the network.")
         return Finding("cluster", "ok", f"{address} answers and lets you in; {len(jobs)} jobs")
     try:
-        host, port = parts.hostname, parts.port
-        with socket.create_connection((host or "", port or 0), timeout=CONNECT_SECONDS):
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=CONNECT_SECONDS):
             return Finding("cluster", "ok", f"{address} accepts connections")
     except (OSError, ValueError) as error:
         return Finding(

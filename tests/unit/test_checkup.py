@@ -89,6 +89,8 @@ def test_a_cluster_that_listens_is_found_and_one_that_does_not_is_a_problem():
         assert found(address=address)["cluster"].status == "ok"
     assert found(address=address)["cluster"].status == "problem"
     assert found(address="nonsense")["cluster"].status == "problem"
+    for damaged in ("http://[::1", "[::1"):
+        assert found(address=damaged)["cluster"].status == "problem"
 
 
 def test_doctor_prints_a_line_each_and_ends_with_1_where_there_is_a_problem(tmp_path):

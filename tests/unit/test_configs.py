@@ -161,3 +161,18 @@ def test_a_kernel_section_survives_being_stored(kind):
     options = MINIMAL.get(kind, {"of": "a"} if kind in names.DERIVED else {})
     section = load_kernel(kind, options)
     assert load_kernel(kind, section.model_dump(mode="json", exclude={"kind"})) == section
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("resources.gpus_per_worker=1.5", "neither a part of a GPU nor a whole number"),
+        ("resources.cpus_per_worker=0.00001", "too small a part"),
+        ("resources.pools=[{gpus: 2.5}]", "neither a part of a GPU"),
+        ("resources.pools=[{custom: {spot: -1}}]", "greater than or equal to 0"),
+        ("resources.pools=[{custom: {GPU: 1}}]", "use cpus and gpus"),
+    ],
+)
+def test_amounts_that_ray_would_not_take_are_refused_before_it_is_started(override, expected):
+    with pytest.raises(ConfigError, match=expected):
+        load_config(golden.config(), ["resources.executor=ray", override])

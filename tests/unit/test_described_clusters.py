@@ -31,6 +31,12 @@ def test_a_node_with_fewer_devices_has_its_share_of_cores_and_memory():
     assert 8 * one.node_bytes == eight.node_bytes
 
 
+def test_groups_have_names_that_differ_whatever_they_were_called():
+    groups = [{"nodes": 1, "device": "cpu", "name": name} for name in ("a", "a", "a-1", "b")]
+    found = [group.name for group in load_cluster(ClusterConfig.model_validate({"groups": groups})).groups]
+    assert found == ["a-2", "a-3", "a-1", "b"]
+
+
 def test_more_workers_than_gpus_share_them():
     config = ClusterConfig.model_validate({"groups": [{"nodes": 1, "device": "t4", "workers_per_node": 2}]})
     (group,) = load_cluster(config).groups

@@ -1,7 +1,7 @@
 """The shape of everything a run will store."""
 
 from ntkpipe.configs.base import unknown_name
-from ntkpipe.configs.errors import ConfigError, PlanError
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels.derived import CentredConfig, DerivedConfig, PosteriorConfig, SumConfig
 from ntkpipe.configs.kernels.empirical import EmpiricalKernel
 from ntkpipe.configs.kernels.matrices import MatrixTraits, parents_of
@@ -14,6 +14,7 @@ from ntkpipe.workers.kernels.definitions import kernel_definition
 from ntkpipe.workers.kernels.random_features.registry import make_random_features
 from ntkpipe.workers.kernels.views import penultimate
 from ntkpipe.workers.probing.models import ProbedModel
+from ntkpipe.workers.probing.scaling import check_posterior
 from ntkpipe.workers.sources.data import SplitSource
 
 
@@ -185,13 +186,7 @@ def _num_given(config: RunConfig, kernel: PosteriorConfig, train: SplitSource) -
         num = len(kernel.given)
     else:
         num = min(kernel.given or len(train), len(train))
-    needed, allowed = 24 * num**2, int(config.resources.max_worker_bytes)
-    if needed > allowed:
-        raise PlanError(
-            f"kernel {kernel.label!r} is conditioned on {num:,} samples, whose matrix and its factor need "
-            f"{needed / 2**30:.1f} GiB; resources.max_worker_bytes is {allowed / 2**30:.1f} GiB. Condition on fewer with "
-            "given, or raise it."
-        )
+    check_posterior(config, kernel.label, num)
     return num
 
 

@@ -39,11 +39,20 @@ def _scaled_kernel(config: RunConfig, kernel: KernelGeometry, num_train: int) ->
     if not isinstance(derived, PosteriorConfig):
         return kernel
     num = len(derived.given) if isinstance(derived.given, tuple) else min(derived.given or num_train, num_train)
+    check_posterior(config, kernel.name, num)
+    return kernel.model_copy(update={"statistic_dim": num})
+
+
+def check_posterior(config: RunConfig, kernel: str, num: int) -> None:
+    """Refuse a posterior that is conditioned on more samples than a worker's memory holds the matrix of.
+
+    Raises:
+        PlanError: Says what is needed, and what there is.
+    """
     needed, allowed = 24 * num**2, int(config.resources.max_worker_bytes)
     if needed > allowed:
         raise PlanError(
-            f"kernel {kernel.name!r} is conditioned on {num:,} samples, whose matrix and its factor need "
+            f"kernel {kernel!r} is conditioned on {num:,} samples, whose matrix and its factor need "
             f"{needed / 2**30:.1f} GiB; resources.max_worker_bytes is {allowed / 2**30:.1f} GiB. Condition on fewer with "
             "given, or raise it."
         )
-    return kernel.model_copy(update={"statistic_dim": num})
