@@ -58,6 +58,15 @@ class PoolConfig(Section):
     custom: dict[CustomName, Amount] = Field(default_factory=dict)
     """Other resources of the cluster that each worker takes, such as those that some nodes are marked with."""
 
+    @property
+    def wanted(self) -> str:
+        """What is wanted, in words; on a device ``auto``, a GPU is taken only where there is one."""
+        gpus = self.gpus if self.gpus is not None else float(self.device not in ("cpu", "auto"))
+        amounts = {"CPU": self.cpus, "GPU": gpus} | self.custom
+        parts = [f"{amount:g} {name}" for name, amount in amounts.items() if amount]
+        kind = self.device if self.accelerator is None else f"{self.device} ({self.accelerator})"
+        return f"{self.workers:,} on {kind}" + (f", each with {' and '.join(parts)}" if parts else "")
+
 
 class ResourcesConfig(Section):
     """Executor, workers and limits; every field may change when a run is resumed."""
@@ -154,3 +163,10 @@ class ResourcesConfig(Section):
     def on_cpu(self) -> bool:
         """Whether all workers compute on CPUs for sure."""
         return all(pool.device == "cpu" for pool in self.worker_pools)
+
+    @property
+    def wanted(self) -> str:
+        """The workers that are wanted, in words: ``2 on cuda, each with 1 CPU and 1 GPU``."""
+        if self.executor == "serial":
+            return f"1 on {self.device}, in this process"
+        return "; ".join(pool.wanted for pool in self.worker_pools)

@@ -19,7 +19,7 @@ from ntkpipe.configs.analyses import (
 )
 from ntkpipe.configs.kernels.empirical import ACTIVATIONS, EmpiricalKernel, parse_kind
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.storage.grid import Block
+from ntkpipe.storage.grid import Block, Shard, num_chunks
 from ntkpipe.storage.records import Geometry, KernelGeometry
 from ntkpipe.workers.kernels.formula_costs import formula_flops
 from ntkpipe.workers.probing.solvers import run_problem
@@ -154,6 +154,7 @@ class CostModel:
     def _kernel(self, block: Block) -> Cost:
         entries = len(block.rows) * len(block.columns)
         samples = len(block.rows) + (0 if block.on_diagonal else len(block.columns))
+        rows_read = self._rows_read(block.rows) + (0 if block.on_diagonal else self._rows_read(block.columns))
         mirrored = block.rows.split == block.columns.split and not block.on_diagonal
         total, captured = Cost(), 0
         vectors = {kernel.label: self._vectors(kernel) for kernel in self._config.model_kernels}
@@ -165,7 +166,7 @@ class CostModel:
                 cost = Cost(0, 0, written)
             elif shape.feature_dim is not None:
                 width = shape.feature_dim * num_groups
-                cost = Cost(2 * entries * width, samples * width * self._itemsize, written)
+                cost = Cost(2 * entries * width, rows_read * width * self._itemsize, written)
             elif shape.name in vectors:
                 captured = max(captured, vectors[shape.name] + 1)
                 width = vectors[shape.name] * shape.width * self._num_parameters
@@ -175,6 +176,11 @@ class CostModel:
                 cost = Cost(flops, 0, written)
             total += Cost(cost.flops * times, cost.bytes_read * times, cost.bytes_written * times)
         return total + Cost(samples * self._forward_flops * captured * self._num_members)
+
+    def _rows_read(self, side: Shard) -> int:
+        """Return how many rows of features are read for a side of a block: chunks are read whole."""
+        step, num = self._geometry.shard_rows, max(side.stop, self._geometry.splits[side.split].num_samples)
+        return min(num_chunks(side.stop, step) * step, num) - side.start // step * step
 
     def _derive(self, name: str, num_rows: int) -> Cost:
         shape = self._geometry.kernel(name)

@@ -362,4 +362,7 @@ class Driver:
             self._ready_at = now
         elif now - self._ready_at > IDLE_SECONDS:
             self._ready_at = now
-            self.note(f"no worker has been ready for {IDLE_SECONDS:g} s; waiting for one.")
+            self.note(
+                f"no worker has been ready for {IDLE_SECONDS:g} s; waiting for one. Wanted are "
+                f"{self._plan.config.resources.wanted}; `ray status` shows what the cluster has."
+            )

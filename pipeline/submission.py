@@ -244,15 +244,17 @@ def _place(
 ) -> Submission:
     """Find the job that is to have an epoch, or hand one over; one that has ended has had its turn.
 
-    One that is recorded, and that its cluster does not know, is handed over under the same id: somebody else may be about
-    to, who ships code for minutes, and of two of one id a cluster takes one.
+    One that is recorded last, and that its cluster does not know, is handed over under the same id: somebody else may be
+    about to, who ships code for minutes, and of two of one id a cluster takes one.
     """
     recorded = {record.submission_id: record.address for record in recorded_jobs(store)}
     attempt = 1
     while True:
         name = submission_id(place, config.name, epoch, attempt)
         job = server.find(name)
-        if job.is_alive if job is not None else recorded.get(name, server.address) == server.address:
+        is_last = submission_id(place, config.name, epoch, attempt + 1) not in recorded
+        may_be_new = is_last and recorded.get(name, server.address) == server.address
+        if may_be_new if job is None else job.is_alive:
             record = JobRecord(
                 submission_id=name,
                 address=server.address,

@@ -98,7 +98,8 @@ class SampleReader:
             shard = shard_at(split, index, self._geometry.splits[split].num_samples, rows)
             values = self._read(FEATURES_STAGE, shard.task, path, (*prefix, index, *suffix))[(0,) * len(prefix)]
             parts.append(values[max(start - shard.start, 0) : stop - shard.start])
-        if len(parts) > 1:
-            return np.concatenate(parts)
-        # A view would keep all of its chunk in memory for as long as whoever asked keeps these rows.
-        return parts[0] if len(parts[0]) == len(shard) else parts[0].copy()
+        if len(parts) == 1 and len(parts[0]) == len(shard):
+            return parts[0]
+        # Always a copy: a view would keep all of its chunk in memory for as long as whoever asked keeps these rows.
+        joined: Array = np.concatenate(parts)
+        return joined

@@ -53,6 +53,9 @@ def list_runs(
     if not urls:
         raise ConfigError(f"there are no runs below {root}. Start one with `ntkpipe run digits`.")
     table = Table("run", "name", "state", "done", "of", *(() if address is None else ("job",)))
+    for column in table.columns:
+        # What is cut off cannot be told from others, nor given to another command.
+        column.overflow = "fold"
     for url in urls:
         job = () if address is None else (cell(jobs.get(_place(url), "")),)
         table.add_row(cell(url), *_row(url), *job)

@@ -85,7 +85,7 @@ def parse_samples(texts: list[str]) -> dict[str, int]:
     for text in texts:
         split, _, number = text.partition("=")
         digits = number.replace("_", "").replace(",", "")
-        if not split or not digits.isdigit():
+        if not split or not digits.isdecimal():
             raise ConfigError(f"--samples {text!r} is not of the form SPLIT=N, such as train=1000000.")
         found[split] = int(digits)
     return found

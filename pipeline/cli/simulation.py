@@ -14,7 +14,7 @@ from rich.table import Table
 from ntkpipe.configs.errors import ConfigError, StorageError
 from ntkpipe.pipeline.cli.planning import CalibrationFile, CatalogueFiles, Samples, parse_samples
 from ntkpipe.pipeline.cli.running import Config, Overrides
-from ntkpipe.pipeline.cli.terminal import cell, printable, say
+from ntkpipe.pipeline.cli.terminal import cell, printable, say, warn
 
 Cluster = Annotated[
     str | None,
@@ -77,7 +77,11 @@ def simulate(
         workload = workload.scaled(parse_samples(samples))
     chance = Chance(task_spread=spread, slow_nodes=slow_nodes, failures=failures, notice_seconds=notice)
     target = described(workload.config.resources)
-    found = list(sweep(workload, target, sizes, measured, chance, seed))
+    found = []
+    for one in sweep(workload, target, sizes, measured, chance, seed):
+        found.append(one)
+        # Very many tasks take minutes.
+        warn(f"simulated: {one.cluster.num_nodes:,} nodes, {_time(one.seconds)}")
     content = document(workload, found, seed)
     if as_json:
         typer.echo(json.dumps(content, indent=1))

@@ -9,6 +9,7 @@ from ntkpipe.configs.resources import ResourcesConfig
 from ntkpipe.pipeline.events import Listener
 from ntkpipe.pipeline.executors.base import AbstractExecutor
 from ntkpipe.pipeline.scheduling.fleet import Fleet
+from ntkpipe.workers.sources.model import check_device
 from ntkpipe.workers.tasks import WorkerSpec
 
 
@@ -21,8 +22,13 @@ def make_executor(
         resources: Of the run.
         spec: For its workers.
         tell: Is told what becomes of workers, as fields of an event.
+
+    Raises:
+        ConfigError: No worker could have the device that is asked for.
     """
     if resources.executor == "ray":
+        for pool in resources.worker_pools:
+            check_device(pool.device, is_here=resources.address == "local")
         _prepare_environment(resources.address)
         from ntkpipe.pipeline.executors.ray import RayWorkers
 

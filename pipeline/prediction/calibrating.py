@@ -16,6 +16,7 @@ from ntkpipe.configs.cluster import DeviceConfig, StorageConfig
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.execution import make_plan
+from ntkpipe.pipeline.prediction.described import this_machine
 from ntkpipe.pipeline.prediction.durations import Durations
 from ntkpipe.pipeline.prediction.sampling import Sample
 from ntkpipe.pipeline.prediction.storage_speed import measure_storage
@@ -91,9 +92,8 @@ def _with_job(found: Calibration, config: RunConfig, store: AbstractStore | None
     num_workers, threads = resources.num_workers, resources.threads_per_worker
     if threads is None and num_workers > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
-    share = 1.0
-    if found.device.kind == "cpu":
-        share = min(threads or found.device.cores, found.device.cores) / found.device.cores
+    # Of the same machine as predictions for it are made: what workers take from each other is counted once.
+    share = this_machine(found, resources).groups[0].share
     with _scratch(store) as place:
         speed = found.storage or measure_storage(place)
         probe = _small_enough(config, found.device, share, speed)

@@ -45,7 +45,8 @@ def this_machine(calibration: Calibration, resources: ResourcesConfig, catalogue
         catalogue: With the storage, where none was measured.
     """
     threads = resources.threads_per_worker
-    cpus = None if threads is None else threads * resources.num_workers
+    # More threads than cores make no machine faster.
+    cpus = None if threads is None else min(threads * resources.num_workers, calibration.device.node_cpus)
     group = NodeGroup(nodes=1, device=THIS, workers_per_node=resources.num_workers, cpus=cpus)
     storage = THIS if calibration.storage is not None else "local-disk"
     known = (catalogue or load_catalogue()).joined(calibration.catalogue)

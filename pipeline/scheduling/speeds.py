@@ -133,7 +133,7 @@ class Speeds:
         # Of a pool that has not finished anything nobody knows how slow it is.
         if known is None or expected is None or known.num < ENOUGH or self._pools[worker] not in self._pool_factors:
             return self._task_seconds
-        return min(self._task_seconds, max(MIN_DEADLINE_SECONDS, self._slow_factor * expected) * 2**num_late)
+        return min(self._task_seconds, max(MIN_DEADLINE_SECONDS, self._slow_factor * expected) * 2.0**num_late)
 
     def _learn_own(self, worker: int, stage: str, seconds: float) -> bool:
         """Add to a worker's own tasks; return whether it is the first of its stage."""

@@ -45,7 +45,9 @@ class SimulatedLedger:
         for receipt in receipts:
             done = self._done.setdefault(receipt.stage, set())
             if receipt.task in done:
-                raise PlanError(f"simulated {receipt.stage} task {receipt.task} is committed twice; please report this.")
+                raise PlanError(
+                    f"simulated {receipt.stage} task {receipt.task} is committed twice; please report this."
+                )
             done.add(receipt.task)
         self.num_committed += len(receipts)
         rounds = -(-len(receipts) // COMMITS_AT_ONCE)

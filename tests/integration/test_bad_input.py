@@ -10,6 +10,8 @@ from commands import TESTS, ntkpipe_command
 
 import ntkpipe
 from ntkpipe.configs.errors import NtkPipeError
+from ntkpipe.configs.resources import ResourcesConfig
+from ntkpipe.pipeline.executors.registry import make_executor
 
 
 def refused(code, *words, config=None, arguments=(), tmp_path):
@@ -188,6 +190,13 @@ def test_a_device_that_is_not_there_is_named(tmp_path):
         )
         (tmp_path / "config.yaml").unlink()
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+@pytest.mark.parametrize("device", ["cuda", "nowhere"])
+def test_a_device_that_no_ray_worker_could_have_is_refused_instead_of_waited_for(device):
+    for settings in ({"device": device}, {"pools": ({"device": "cpu"}, {"device": device})}):
+        with pytest.raises(NtkPipeError, match=f"resources.device = '{device}' cannot be used here"):
+            make_executor(ResourcesConfig(executor="ray", **settings), spec=None)
 
 
 def test_analyses_that_could_only_fail_are_refused_before_anything_is_computed():

@@ -157,7 +157,8 @@ def test_plan_refuses_what_does_not_fit_after_it_has_shown_why(config, tmp_path)
 
 
 def test_plan_refuses_samples_that_are_no_number(config):
-    assert isinstance(command("plan", config, "--samples", "train=many").exception, ConfigError)
+    for text in ("train=many", "train=²", "=3", "train="):
+        assert isinstance(command("plan", config, "--samples", text).exception, ConfigError), text
 
 
 def test_a_calibration_that_is_none_is_refused(tmp_path):

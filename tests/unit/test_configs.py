@@ -8,6 +8,7 @@ from ntkpipe.configs.canonical import canonical_json, differences, digest
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.kernels import names
 from ntkpipe.configs.loading import load_config, load_kernel, preset_names
+from ntkpipe.configs.resources import ResourcesConfig
 from ntkpipe.configs.run import RunConfig
 
 
@@ -176,3 +177,12 @@ def test_a_kernel_section_survives_being_stored(kind):
 def test_amounts_that_ray_would_not_take_are_refused_before_it_is_started(override, expected):
     with pytest.raises(ConfigError, match=expected):
         load_config(golden.config(), ["resources.executor=ray", override])
+
+
+def test_the_workers_that_are_wanted_are_said_in_words():
+    assert ResourcesConfig().wanted == "1 on cpu, in this process"
+    assert ResourcesConfig(executor="ray", device="cuda").wanted == "2 on cuda, each with 1 CPU and 1 GPU"
+    pools = ({"workers": 8, "device": "cuda", "gpus": 0.5, "accelerator": "T4"}, {"cpus": 0, "custom": {"spot": 1}})
+    assert ResourcesConfig(executor="ray", pools=pools).wanted == (
+        "8 on cuda (T4), each with 1 CPU and 0.5 GPU; 1 on cpu, each with 1 spot"
+    )

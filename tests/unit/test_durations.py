@@ -6,8 +6,11 @@ import golden
 import numpy as np
 import pytest
 
+from ntkpipe.configs.calibration import Calibration
 from ntkpipe.configs.described import load_cluster
 from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.resources import ResourcesConfig
+from ntkpipe.pipeline.prediction.described import this_machine
 from ntkpipe.pipeline.prediction.durations import durations_on, shape_of
 from ntkpipe.pipeline.prediction.forecast import forecast
 from ntkpipe.pipeline.prediction.workload import Workload
@@ -143,6 +146,29 @@ def test_double_precision_moves_twice_the_bytes():
         return found.work(found.passes(2**32, on_cpu=True)[0], on_cpu=True).sample.bytes
 
     assert moved("float64") == pytest.approx(2 * moved("float32"), rel=0.05)
+
+
+def test_blocks_that_are_smaller_than_a_shard_read_all_of_it():
+    projected = [{"kind": "pntk", "projection": {"kind": "sjlt", "dim": 16}}]
+
+    def read(block_rows):
+        job = Workload.of(plan(golden.config(kernels=projected, solve=[], store={"block_rows": block_rows}))[1])
+        job = job.scaled({"train": 1024, "test": 512})
+        return job.costs().price(KernelTask(Block(shard(300 + block_rows, 300), shard(block_rows)))).bytes_read
+
+    assert read(32) == (256 + 256) * 16 * 4
+    assert read(212) == (256 + 256) * 16 * 4
+    assert read(256) == (512 + 256) * 16 * 4
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize("threads", [None, 1, 2, 64])
+def test_workers_of_this_machine_have_no_more_than_all_of_it(workers, threads):
+    device = load_cluster("1xcpu2").groups[0].device
+    resources = ResourcesConfig(executor="ray", workers=workers, threads_per_worker=threads)
+    (group,) = this_machine(Calibration(measured_at="", device=device), resources).groups
+    assert group.num_workers == workers
+    assert 0 < workers * group.share <= 1
 
 
 def test_kernels_with_equal_features_read_them_once():

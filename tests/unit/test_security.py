@@ -77,7 +77,7 @@ def findings(name, tree):
             first = node.args[0] if node.args else None
             if first is None or not re.match(r"f?'ntkpipe\.|f'\{__package__\}\.", ast.unparse(first)):
                 yield "imports a module that may be anybody's"
-        if called.startswith("yaml.") and last not in {"safe_load", "YAMLError"}:
+        if called.startswith("yaml.") and last not in {"safe_load", "safe_dump", "YAMLError"}:
             yield f"calls {called}"
         if re.fullmatch(r"(np|numpy)\.(load|save)", called) and argument(node, "allow_pickle") != "False":
             yield f"calls {called} without allow_pickle=False"

@@ -17,7 +17,7 @@ from ntkpipe.configs.errors import ConfigError, NotFoundError, PlanError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline import credentials, jobs, submission
 from ntkpipe.pipeline.cli import app
-from ntkpipe.pipeline.jobserver import JobServer, checked_address
+from ntkpipe.pipeline.jobserver import Job, JobServer, checked_address
 from ntkpipe.pipeline.wheels import prepared, read_wheels
 from ntkpipe.storage.jobs import SUBMISSION_ID, JobRecord, record_job, recorded_jobs
 from ntkpipe.storage.stores.registry import open_store
@@ -317,3 +317,14 @@ def test_whoever_submits_a_run_while_another_one_ships_its_code_does_not_submit_
     found = submission._place(cluster, store, store.url, config, 1, shipment)
     assert found.outcome == "attached"
     assert taken == {found.submission_id} == {job.submission_id for job in recorded_jobs(store)}
+
+
+def test_a_job_that_its_cluster_has_forgotten_does_not_hide_the_one_after_it(tmp_path):
+    store, config, cluster = open_store(tmp_path / "run"), load_config(golden.config()), Cluster("http://a:1")
+    names = [submission.submission_id(store.url, config.name, 1, attempt) for attempt in (1, 2)]
+    for attempt, name in enumerate(names, 1):
+        record_job(store, record(submission_id=name, address=cluster.address, attempt=attempt))
+    alive = Job(names[1], "running", "", None, 0.0, {})
+    cluster.find = {names[1]: alive}.get
+    found = submission._place(cluster, store, store.url, config, 1, submission._Shipment([], "", "submit"))
+    assert (found.outcome, found.submission_id, cluster.names) == ("attached", names[1], [])

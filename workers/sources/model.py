@@ -49,6 +49,29 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def check_device(name: str, *, is_here: bool) -> None:
+    """Refuse a device that no worker of a run could have; it would be waited for without end. Nothing is allocated on it.
+
+    Args:
+        name: Of a PyTorch device, or ``auto``.
+        is_here: Whether all workers are on this machine.
+
+    Raises:
+        ConfigError: PyTorch knows no such device, or it is a GPU and there is none.
+    """
+    if name == "auto":
+        return
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ConfigError(f"resources.device = {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    if is_here and kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"resources.device = {name!r} cannot be used here: PyTorch sees no GPU on this machine. Set resources.device to "
+            "cpu or auto, or resources.address to a cluster that has GPUs."
+        )
+
+
 def weights_digest(model: nn.Module) -> str:
     """Return the SHA-256 of all parameters and buffers, by name, dtype, shape and bytes."""
     return tensors_digest(model.state_dict())
