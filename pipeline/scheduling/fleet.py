@@ -9,9 +9,10 @@ is started in its place; where there is no room for it yet, it waits for a machi
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, final
 
-from ntkpipe.configs.errors import PlanError, error_of_kind
+from ntkpipe.configs.errors import PlanError, RunLockedError, error_of_kind
 from ntkpipe.configs.resources import PoolConfig
 from ntkpipe.configs.secrets import redacted
 from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError, attempt_error
@@ -93,8 +94,15 @@ class Fleet(AbstractExecutor):
 
     def __exit__(self, *exception: object) -> None:
         """End the workers."""
-        self._roster.clear()
-        self._workers.__exit__(*exception)
+        try:
+            # A driver that was replaced tells nobody anything.
+            with suppress(RunLockedError):
+                for member in self._roster:
+                    if member.is_ready:
+                        self._say(member, "ended")
+        finally:
+            self._roster.clear()
+            self._workers.__exit__(*exception)
 
     def now(self) -> float:
         """Return the time that the workers live in."""
@@ -152,7 +160,8 @@ class Fleet(AbstractExecutor):
                 self._say(member, "ready")
                 return []
             case NotStarted():
-                if event.kind not in ("exception", MEMORY_KIND, "worker-lost"):
+                # What one machine lacks is no reason to end a run that others carry.
+                if event.kind not in ("exception", MEMORY_KIND, "worker-lost") and not self.num_ready:
                     raise error_of_kind(event.kind, event.message)
                 self._start_again(member, event.message)
                 return []

@@ -414,3 +414,15 @@ def test_tasks_of_which_nothing_is_known_go_to_idle_workers_first():
             found.append(worker)
         assert sorted(found[:3]) == [0, 1, 2]
         assert len(found) == 4  # the last two wait for whoever is done first
+
+
+def test_one_machine_that_lacks_something_does_not_end_a_run_that_others_carry():
+    with Rig([1.0, 1.0], pool(1), pool(1), starting=lambda worker, pool: None if worker else 0.0) as rig:
+        rig.workers.at(2.5, NotStarted(1, "config", "this machine has no such device"))
+        assert len(rig.run(5)) == 5
+
+
+def test_workers_that_are_there_at_the_end_are_said_to_have_ended():
+    with Rig([1.0, 1.0], pool(2)) as rig:
+        rig.run(2)
+    assert [fields["state"] for fields in rig.told].count("ended") == 2
