@@ -14,11 +14,11 @@ from ntkpipe.pipeline.cost import CostModel
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.pipeline.events import EventLog, Progress, Watchers
 from ntkpipe.pipeline.executors.registry import make_executor, make_listeners
-from ntkpipe.pipeline.heartbeat import StatusFile
 from ntkpipe.pipeline.identity import TaskIdentities
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.reuse import take_over
 from ntkpipe.pipeline.rounds import run_rounds, shared_solutions
+from ntkpipe.pipeline.status_file import StatusFile
 from ntkpipe.pipeline.stopping import STOPPED, Leave, StopRequest
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore

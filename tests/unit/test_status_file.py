@@ -8,7 +8,7 @@ import pytest
 from processes import wait_for
 
 from ntkpipe.configs.errors import RunLockedError, StorageError
-from ntkpipe.pipeline.heartbeat import StatusFile
+from ntkpipe.pipeline.status_file import StatusFile
 from ntkpipe.storage import layout
 from ntkpipe.storage.documents import seal_of
 from ntkpipe.storage.fencing import FencedStore
