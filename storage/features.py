@@ -93,7 +93,7 @@ class SampleReader:
         self, path: str, split: str, start: int, stop: int, prefix: tuple[int, ...], suffix: tuple[int, ...]
     ) -> Array:
         rows = self._geometry.shard_rows
-        parts: list[Any] = []
+        parts: list[Array] = []
         for index in range(start // rows, -(-stop // rows)):
             shard = shard_at(split, index, self._geometry.splits[split].num_samples, rows)
             values = self._read(FEATURES_STAGE, shard.task, path, (*prefix, index, *suffix))[(0,) * len(prefix)]
