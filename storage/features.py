@@ -1,6 +1,6 @@
 """Reading stored features, outputs and diagonals by sample range; only what is committed."""
 
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 
