@@ -90,9 +90,14 @@ def _outside(inside: Path, user: int, group: int, job: dict[str, Any]) -> str:
             f"mount -t tmpfs -o mode=755 tmpfs {closed[-1]}",
             f"mkdir -p {python} && mount --bind /mnt/python {python}",
         ]
+    # The checkout, or its environment, may lie below the /tmp that the pods' own one hides.
+    for place in (DEPLOY.parent, Path(sys.prefix)):
+        if place.is_relative_to("/tmp"):
+            seen = inside / place.relative_to("/tmp")
+            commands += [f"mkdir -p {seen}", f"mount --rbind {place} {seen}"]
     commands += [
         f"mount -t tmpfs -o mode=1777,size={shared} tmpfs /dev/shm",
-        f"mount --bind {inside} /tmp",
+        f"mount --rbind {inside} /tmp",
         "mount -o remount,bind,ro /",
     ]
     assigned = " ".join(shlex.quote(f"{key}={value}") for key, value in variables.items())

@@ -116,7 +116,7 @@ def probe_run(config: RunConfig, chosen: Mapping[str, ChosenSolver] | None = Non
         geometry,
         int(config.resources.max_worker_bytes),
         config.resources.batch_size,
-        on_cpu=config.resources.device == "cpu",
+        on_cpu=config.resources.on_cpu,
     )
     return Probe(
         config=config,
