@@ -7,7 +7,7 @@ from typing import final
 from ntkpipe.configs.errors import RunStoppedError, StorageError, error_of_kind
 from ntkpipe.pipeline.books import Commits, Log, Tenure
 from ntkpipe.pipeline.events import Progress
-from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
+from ntkpipe.pipeline.executors.base import NOT_STARTED, AbstractExecutor, Outcome, TaskError
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.quarantine import Quarantine, describe
 from ntkpipe.pipeline.scheduling.blocks import strip_height
@@ -295,7 +295,7 @@ class Driver:
         Raises:
             NtkPipeError: It ends the run.
         """
-        if error.kind == "not-started" or self._got_on(task, error):
+        if error.kind == NOT_STARTED or self._got_on(task, error):
             return "again"
         fields = {"stage": task.stage, "task": task.id, "kind": error.kind, "message": error.message, "worker": worker}
         if self._stop.requested:

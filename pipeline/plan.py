@@ -29,7 +29,7 @@ from ntkpipe.workers.tasks import (
 
 
 def stages(geometry: Geometry) -> tuple[str, ...]:
-    """Return the stages of a run in order; a stage starts when the one before it is finished."""
+    """Return the stages of a run in order; those that may overlap are in one of :attr:`Plan.waves`."""
     levels = sorted({kernel.level for kernel in geometry.kernels if kernel.statistic_dim is not None})
     moments = (MOMENTS_STAGE,) if any(kernel.num_moments for kernel in geometry.kernels) else ()
     derive = tuple(derive_stage(level) for level in levels)

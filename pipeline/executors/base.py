@@ -2,9 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Final
 
 from ntkpipe.configs.secrets import redacted
 from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
+
+NOT_STARTED: Final = "not-started"
+"""Kind of the failure of a task that its worker had not begun; it is held against nobody."""
 
 
 @dataclass(frozen=True, slots=True)

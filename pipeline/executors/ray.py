@@ -21,9 +21,9 @@ from ray._private.state import state as cluster_state
 
 from ntkpipe.configs.resources import PoolConfig
 from ntkpipe.pipeline.executors.asking import Asking
+from ntkpipe.pipeline.executors.base import NOT_STARTED
 from ntkpipe.pipeline.executors.connection import Connection
 from ntkpipe.pipeline.executors.processes import Place, oom_kills
-from ntkpipe.pipeline.scheduling.fleet import NOT_STARTED
 from ntkpipe.pipeline.scheduling.workers import (
     AbstractWorkers,
     Draining,

@@ -15,7 +15,7 @@ from typing import Any, Final, final
 from ntkpipe.configs.errors import PlanError, RunLockedError, error_of_kind
 from ntkpipe.configs.resources import PoolConfig
 from ntkpipe.configs.secrets import redacted
-from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError, attempt_error
+from ntkpipe.pipeline.executors.base import NOT_STARTED, AbstractExecutor, Outcome, TaskError, attempt_error
 from ntkpipe.pipeline.scheduling.roster import Call, Member, Roster
 from ntkpipe.pipeline.scheduling.speeds import MIN_DEADLINE_SECONDS, Speeds
 from ntkpipe.pipeline.scheduling.workers import (
@@ -37,9 +37,6 @@ START_SECONDS: Final = 120.0
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks for workers that are late."""
-
-NOT_STARTED: Final = "not-started"
-"""Kind of the failure of a task that its worker had not begun."""
 
 
 @final
