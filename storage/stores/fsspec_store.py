@@ -1,11 +1,13 @@
 """Runs in an object store, or in memory, behind fsspec."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar, final
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem, get_loop
 
 from ntkpipe.configs.errors import ConfigError, StorageError
 from ntkpipe.storage.stores.base import AbstractStore, delete_each, parts
@@ -52,6 +54,8 @@ class FsspecRunStore(AbstractStore):
         except ImportError as error:
             extra = "gcs" if scheme in ("gs", "gcs") else scheme
             raise ConfigError(f"{self.url} needs a package: {error}. Try: pip install 'ntkpipe[{extra}]'") from None
+        if isinstance(self._fs, AsyncFileSystem):
+            get_loop().set_exception_handler(_forget_lost_connections)
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Ask the object store to refuse the write when the object exists; then see whose bytes it holds."""
@@ -207,3 +211,9 @@ class FsspecRunStore(AbstractStore):
 
     def _path(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{checked_key(key)}"
+
+
+def _forget_lost_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Keep asyncio from printing how a helper of a request has ended: whoever made the request has an error that tells it."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)

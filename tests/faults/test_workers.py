@@ -47,9 +47,12 @@ def test_poison_samples_are_set_aside_and_all_others_are_finished(local_ray, tmp
     assert (solve.done, solve.set_aside, solve.left_out) == (0, 0, 1)
     for what in ("worker process was lost", "this sample is broken", "task_seconds", "for sample 's3'"):
         assert any(what in failure for failure in status.failures), what
-    # Numbers that are wrong once are wrong again; the others were tried twice.
-    tried = [failure["task"] for failure in failures(tmp_path / "run") if failure["stage"] == "features"]
-    assert [tried.count(f"train/0000000{position}") for position in range(5)] == [2, 2, 2, 1, 2]
+    # The others were tried twice. Numbers that are wrong once are wrong again, so that they are judged once; a worker that
+    # ends with its next sample may take the answer with it.
+    tried = [failure for failure in failures(tmp_path / "run") if failure["stage"] == "features"]
+    kinds = [[one["kind"] for one in tried if one["task"] == f"train/0000000{at}"] for at in range(5)]
+    assert [len(of_one) for of_one in kinds] == [2, 2, 2, len(kinds[3]), 2]
+    assert kinds[3] in (["numerical"], ["worker-lost", "numerical"])
     assert run.kernel("pntk")[6:, 6:].tolist() == whole.kernel("pntk")[6:, 6:].tolist()
 
     with pytest.raises(TaskFailedError, match="5 of 12 features tasks were set aside") as caught:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from contracts.stores import *
+from fsspec.asyn import get_loop
 from racing import race_of_processes
 
 from ntkpipe.configs.errors import ConfigError, StorageError
@@ -48,6 +49,14 @@ def test_of_many_racing_processes_exactly_one_creates(tmp_path):
     assert all(len(won) == 1 for won in winners)
     store = open_store(tmp_path)
     assert [store.get(f"epoch/{attempt}") for attempt in range(50)] == [str(won[0]).encode() * 1000 for won in winners]
+
+
+def test_a_lost_connection_is_told_by_the_error_of_the_request_alone(caplog):
+    FsspecRunStore("s3", "bucket/run")
+    get_loop().call_exception_handler({"message": "never retrieved", "exception": ConnectionResetError("closing")})
+    assert not caplog.records
+    get_loop().call_exception_handler({"message": "never retrieved", "exception": ValueError("a defect")})
+    assert "never retrieved" in caplog.text
 
 
 def test_local_files_being_written_are_not_listed_and_not_left_behind(tmp_path):
