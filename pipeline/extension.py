@@ -9,7 +9,7 @@ from ntkpipe.configs.canonical import differences
 from ntkpipe.configs.errors import NotFoundError, RunMismatchError, StorageError
 from ntkpipe.pipeline.identity import inputs_of
 from ntkpipe.pipeline.manifests import describe
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
 from ntkpipe.storage.features import FEATURES_STAGE
 from ntkpipe.storage.grid import shards
 from ntkpipe.storage.ledger import Ledger

@@ -16,7 +16,7 @@ from ntkpipe.pipeline.execution import absolute, execute, make_plan
 from ntkpipe.pipeline.extension import check_extension
 from ntkpipe.pipeline.manifests import check_same, make_manifest
 from ntkpipe.pipeline.plan import Plan
-from ntkpipe.pipeline.query import Run, open_run
+from ntkpipe.pipeline.query.run import Run, open_run
 from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage import layout
 from ntkpipe.storage.locks import CLOCK_SECONDS, EpochLock, current_epoch, liveness, read_claim, silent_seconds

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from ntkpipe.configs.loading import load_config as load_config
     from ntkpipe.configs.projection import Projection as Projection
     from ntkpipe.configs.run import RunConfig as RunConfig
-    from ntkpipe.pipeline.query import Run as Run
-    from ntkpipe.pipeline.query import open_run as open_run
+    from ntkpipe.pipeline.query.run import Run as Run
+    from ntkpipe.pipeline.query.run import open_run as open_run
     from ntkpipe.pipeline.run import extend as extend
     from ntkpipe.pipeline.run import fork as fork
     from ntkpipe.pipeline.run import plan as plan
@@ -43,7 +43,7 @@ _HOMES = {
     "KernelClassifier": "ntkpipe.workers.estimators.classifier",
     "KernelRegressor": "ntkpipe.workers.estimators.regressor",
     "Projection": "ntkpipe.configs.projection",
-    "Run": "ntkpipe.pipeline.query",
+    "Run": "ntkpipe.pipeline.query.run",
     "RunConfig": "ntkpipe.configs.run",
     "Samples": "ntkpipe.workers.sources.samples",
     "Solution": "ntkpipe.workers.solvers.solution",
@@ -59,7 +59,7 @@ _HOMES = {
     "kernel_matrix": "ntkpipe.workers.kernels.library",
     "load_config": "ntkpipe.configs.loading",
     "log_determinant": "ntkpipe.workers.spectra.traces",
-    "open_run": "ntkpipe.pipeline.query",
+    "open_run": "ntkpipe.pipeline.query.run",
     "plan": "ntkpipe.pipeline.run",
     "posterior": "ntkpipe.workers.spectra.posterior",
     "random_features": "ntkpipe.workers.kernels.formulas",

@@ -17,7 +17,7 @@ from ntkpipe.pipeline.cli.questions import QUESTIONS, ask
 from ntkpipe.pipeline.cli.running import Url
 from ntkpipe.pipeline.cli.terminal import cell
 from ntkpipe.pipeline.jobs import RUN_KEY, connect
-from ntkpipe.pipeline.query import open_run
+from ntkpipe.pipeline.query.run import open_run
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.registry import open_store
 

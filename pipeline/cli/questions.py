@@ -5,8 +5,8 @@ import numpy as np
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.pipeline.cli.output import Answer
 from ntkpipe.pipeline.cli.selection import parse_selection
-from ntkpipe.pipeline.queries import ErrorQuery, KernelQuery
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.matrices import ErrorQuery, KernelQuery
+from ntkpipe.pipeline.query.run import Run
 
 MAX_CELLS = 200_000_000
 """A question whose answer has more values is refused: 1.6 GB in float64."""

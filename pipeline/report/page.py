@@ -4,7 +4,7 @@ import time
 from typing import Final
 
 from ntkpipe.pipeline.events import read_events
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.report.html import Html, element, joined
 from ntkpipe.pipeline.report.results import kernels_table, num_stored_chunks, solutions_section
 from ntkpipe.pipeline.report.story import Story, tell

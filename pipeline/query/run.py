@@ -1,47 +1,25 @@
-"""Asking a run: what is stored, by position, slice or sample id. Needs neither torch nor Ray."""
+"""Asking a run: what is stored, by position, slice, mask or sample id. Needs neither torch nor Ray."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any, final
-
-import numpy as np
-import numpy.typing as npt
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.run import RunConfig
-from ntkpipe.pipeline.queries import ErrorQuery, FeatureQuery, KernelQuery
-from ntkpipe.pipeline.status import RunStatus, read_status
-from ntkpipe.storage import layout
-from ntkpipe.storage.arrays import Array, ChunkStore
-from ntkpipe.storage.committed import read_committed
-from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.ledger import Ledger
-from ntkpipe.storage.matrices import MatrixReader
-from ntkpipe.storage.objects import read_npy, read_object
+from ntkpipe.pipeline.query.matrices import ErrorQuery, FeatureQuery, KernelQuery
+from ntkpipe.pipeline.query.names import Index, MatrixName, Neighbor, Positions
+from ntkpipe.pipeline.query.reader import AbstractRunReader
+from ntkpipe.pipeline.query.selection import Ids
+from ntkpipe.pipeline.query.stored import StoredRunReader
+from ntkpipe.pipeline.status import RunStatus
+from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.records import KernelGeometry, Manifest
-from ntkpipe.storage.schema import array_specs
-from ntkpipe.storage.solutions import SOLVE_STAGE, SolutionRecord
-from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.solutions import SolutionRecord
 from ntkpipe.storage.stores.registry import open_store
-from ntkpipe.workers.tasks import ANALYZE_STAGE
-
-Positions = npt.NDArray[np.int64]
-Index = int | str | slice | Sequence[int] | Sequence[str] | npt.NDArray[Any]
-"""A position, a sample id, a slice of positions, several of either, or a boolean mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbor:
-    """A training sample and its kernel value."""
-
-    sample_id: str
-    position: int
-    value: float
 
 
 def open_run(url: str | os.PathLike[str]) -> "Run":
@@ -51,32 +29,31 @@ def open_run(url: str | os.PathLike[str]) -> "Run":
         NotFoundError: There is no run.
         ConfigError: The URL is not acceptable.
     """
-    return Run(open_store(url))
+    return Run(StoredRunReader(open_store(url)))
 
 
 @final
 class Run:
-    """A stored run. Only committed data is ever returned.
+    """A run: in a store, or behind a service. Only committed data is ever returned. Thread safe.
 
     Attributes:
         url: Where the run lives.
-        manifest: What it is.
-        samples: Reads what is stored per sample.
+        reader: Answers what it is asked, by positions and checked names.
     """
 
-    def __init__(self, store: AbstractStore) -> None:
-        self.url = store.url
-        self.manifest = Manifest.read(store)
-        self._store = store
-        self._chunks = ChunkStore(store, read_only=True, specs=array_specs(self.manifest.geometry))
-        self._ledger = Ledger(store)
-        self.samples = SampleReader(self._chunks, self._ledger, self.manifest.geometry)
-        self._matrices = MatrixReader(self._chunks, self._ledger, self.manifest.geometry)
-        self._ids: dict[str, list[str]] = {}
-        self._positions: dict[str, dict[str, int]] = {}
+    def __init__(self, reader: AbstractRunReader) -> None:
+        self.url = reader.url
+        self.reader = reader
+        self._ids: dict[str, Ids] = {}
+        self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"Run({self.url!r})"
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the run is."""
+        return self.reader.manifest
 
     @cached_property
     def config(self) -> RunConfig:
@@ -100,29 +77,25 @@ class Run:
 
     def status(self) -> RunStatus:
         """Return how far the run is, read from its receipts."""
-        return read_status(self._store, self.manifest)
+        return self.reader.status()
 
     def ids(self, split: str) -> list[str]:
         """Return the ids of a split, in order."""
-        if split not in self._ids:
-            self._check_name("split", split, self.manifest.geometry.splits)
-            self._ids[split] = self.samples.sample_ids(split)
-        return self._ids[split]
+        return self._ids_of(split).names
 
     def labels(self, split: str) -> Array | None:
         """Return the labels of a split, None if it has none."""
         self._check_name("split", split, self.manifest.geometry.splits)
-        return self.samples.labels(split)
+        return self.reader.labels(split)
 
-    def outputs(self, split: str, member: str | None = None) -> Array:
+    def outputs(self, split: str, member: str | None = None, index: Index = slice(None)) -> Array:
         """Return the network's (N, C) outputs on a split; those of one member where the model has several."""
         geometry = self.manifest.geometry
         if not geometry.num_outputs:
             raise NotFoundError(f"{self.url} was computed without a model, so there are no outputs.")
         if member is not None or geometry.members:
             self._check_name("member", member or "", geometry.members)
-        position = None if member is None else geometry.members.index(member)
-        return self.samples.outputs(split, 0, len(self.ids(split)), member=position)
+        return self.reader.outputs(split, member, self.positions(index, split))
 
     def kernel(
         self, name: str, rows: str | None = None, columns: str | None = None, *, component: str | None = None
@@ -145,8 +118,7 @@ class Run:
             raise NotFoundError(f"{self.url} has no kernel between {pair[0]!r} and {pair[1]!r}. Stored: {stored}")
         if component is not None:
             self._check_name("component", component, shape.groups)
-        matrix = self._matrices.matrix(name, *pair, component=component)
-        return KernelQuery(self, matrix, pair, shape.width)
+        return KernelQuery(self, MatrixName(name, *pair, layers=() if component is None else (component,)))
 
     def standard_errors(self, name: str, rows: str | None = None, columns: str | None = None) -> "ErrorQuery":
         """Return the standard errors of a kernel's entries, to be indexed like the kernel; zero where it is exact.
@@ -168,7 +140,7 @@ class Run:
         pair = (rows or self.train_split, columns or self.train_split)
         for split in pair:
             self._check_name("split", split, self.manifest.geometry.splits)
-        return ErrorQuery(self, name, pair)
+        return ErrorQuery(self, MatrixName(name, *pair))
 
     def diagonal(self, name: str, split: str | None = None) -> Array:
         """Return K(x, x) before any normalisation, (N,): for a cosine kernel the squared norm of the gradient.
@@ -176,14 +148,12 @@ class Run:
         For a kernel of (sample, output) pairs it is (N, C). A kernel between two members of the model has one for each:
         ``NAME@MEMBER``.
         """
-        shape, member = self.shape_of(name, of_samples=True)
+        shape, _ = self.shape_of(name, of_samples=True)
         split = split or self.train_split
-        num = len(self.ids(split))
-        if shape.derived is None:
-            return self.samples.diagonal(shape.name, split, 0, num, member=member)
-        if not shape.symmetric or shape.width > 1:
+        self._check_name("split", split, self.manifest.geometry.splits)
+        if shape.derived is not None and (not shape.symmetric or shape.width > 1):
             raise NotFoundError(f"{self.url}: the diagonal of kernel {name!r} is not stored; read it from its matrix.")
-        return self._matrices.diagonal(name, split)
+        return self.reader.diagonal(name, split)
 
     def neighbors(
         self, sample: str | int, k: int = 5, *, kernel: str | None = None, split: str | None = None
@@ -205,24 +175,22 @@ class Run:
             raise ConfigError(
                 "rows of a kernel of (sample, output) pairs are no samples; ask for neighbors under another."
             )
-        row = self.positions(sample, split)
-        values = np.asarray(query[row, :], dtype=np.float64).ravel()
-        if split == self.train_split:
-            values[row] = -np.inf
-        order = np.argsort(-values, kind="stable")[: min(k, int(np.isfinite(values).sum()))]
+        found = self.reader.nearest(query.name, self.positions(sample, split), k)
         ids = self.sample_ids
-        return [Neighbor(ids[position], int(position), float(values[position])) for position in order]
+        return [
+            Neighbor(ids[position], int(position), float(value))
+            for position, value in zip(found.positions[0], found.values[0], strict=True)
+        ]
 
     def solution(self, name: str) -> Array:
         """Return the (N, T) coefficients of a solution."""
         self._require_solution(name)
-        return read_committed(self._chunks, self._ledger, SOLVE_STAGE, name, layout.solution(name), (0, 0))
+        return self.reader.solution(name)
 
     def solution_record(self, name: str) -> SolutionRecord:
         """Return how a solution was found and how well it solves its system."""
         self._require_solution(name)
-        key = layout.solution_record(name)
-        return SolutionRecord.parse(self._object(SOLVE_STAGE, name, key), f"{self.url}/{key}")
+        return self.reader.solution_record(name)
 
     def solution_extra(self, name: str, what: str) -> Array:
         """Return something else that a solution's solver found, such as ``path_ridges``; its record lists what there is.
@@ -233,25 +201,23 @@ class Run:
         record = self.solution_record(name)
         if what not in record.extras:
             raise NotFoundError(f"{self.url}: {unknown_name(f'part of solution {name}', what, record.extras)}")
-        return read_npy(self._object(SOLVE_STAGE, name, layout.solution_extra(name, what)))
+        return self.reader.solution_extra(name, what)
 
     def predictions(self, name: str, split: str) -> Array:
         """Return the (M, T) predictions of a solution on a split."""
         self._require_solution(name)
         self._check_name("split", split, self.manifest.geometry.predicted_splits(name))
-        return read_committed(self._chunks, self._ledger, SOLVE_STAGE, name, layout.prediction(name, split), (0, 0))
+        return self.reader.predictions(name, split)
 
     def analysis(self, name: str, file: str = "summary.json") -> bytes:
         """Return what an analysis left: ``summary.json``, ``table.csv`` or ``picture.png``."""
         self._check_name("analysis", name, [item.name for item in self.config.analyses])
-        self._ledger.require(ANALYZE_STAGE, name)
-        return self._object(ANALYZE_STAGE, name, layout.analysis(name, file))
+        return self.reader.analysis(name, file)
 
     def analysis_files(self, name: str) -> list[str]:
         """Return the keys of everything an analysis left, relative to the run."""
         self._check_name("analysis", name, [item.name for item in self.config.analyses])
-        self._ledger.require(ANALYZE_STAGE, name)
-        return [record.key for record in self._ledger.receipt(ANALYZE_STAGE, name).objects]
+        return self.reader.analysis_files(name)
 
     def positions(self, index: Index, split: str) -> Positions:
         """Turn any index into positions in a split.
@@ -260,36 +226,22 @@ class Run:
             NotFoundError: A sample id or position does not exist.
             ConfigError: The index is of no known form.
         """
-        ids = self.ids(split)
-        if isinstance(index, slice):
-            return np.arange(len(ids))[index]
-        items: list[Any] = [index] if isinstance(index, int | str | np.integer) else list(index)
-        if items and all(isinstance(item, bool | np.bool_) for item in items):
-            if len(items) != len(ids):
-                raise ConfigError(f"a mask of {len(items)} values cannot select from {len(ids)} samples of {split!r}.")
-            return np.flatnonzero(np.array(items, dtype=bool))
-        return np.array([self._position(item, split, ids) for item in items], dtype=np.int64)
+        return self._ids_of(split).positions(index)
 
-    def _position(self, item: Any, split: str, ids: list[str]) -> int:
-        if isinstance(item, str):
-            if split not in self._positions:
-                self._positions[split] = {text: position for position, text in enumerate(ids)}
-            known = self._positions[split]
-            if item not in known:
-                raise NotFoundError(
-                    f"split {split!r} has no sample {item!r}. Its {len(ids)} ids run from {ids[0]!r} to {ids[-1]!r}."
-                )
-            return known[item]
-        if not isinstance(item, int | np.integer):
-            raise ConfigError(f"{item!r} is neither a position nor a sample id.")
-        if not -len(ids) <= item < len(ids):
-            raise NotFoundError(f"position {item} is outside split {split!r} with {len(ids)} samples.")
-        return int(item) % len(ids)
+    def _ids_of(self, split: str) -> Ids:
+        with self._lock:
+            found = self._ids.get(split)
+        if found is None:
+            self._check_name("split", split, self.manifest.geometry.splits)
+            found = Ids(split, self.reader.ids(split))
+            with self._lock:
+                found = self._ids.setdefault(split, found)
+        return found
 
     def _split_of(self, sample: str) -> str:
         splits = [rows for rows, columns in self.manifest.geometry.pairs if columns == self.train_split]
         for split in splits:
-            if sample in self.ids(split):
+            if self._ids_of(split).find(sample) is not None:
                 return split
         raise NotFoundError(f"no sample {sample!r} in the splits {', '.join(splits)}.")
 
@@ -313,12 +265,19 @@ class Run:
         self._check_name("kernel", reference, valid)
         return geometry.matrix(reference)
 
+    def num_features(self, reference: str) -> int:
+        """Return how many numbers a kernel stores per sample: K, or G K for a layerwise kernel.
+
+        Raises:
+            NotFoundError: There is no such kernel, or it was computed exactly.
+        """
+        shape, _ = self.shape_of(reference, of_samples=True)
+        if shape.feature_dim is None:
+            raise NotFoundError(f"{self.url}: kernel {reference!r} was computed exactly and has no stored features.")
+        return shape.feature_dim * max(1, len(shape.groups))
+
     def _require_solution(self, name: str) -> None:
         self._check_name("solution", name, self.manifest.geometry.solutions)
-        self._ledger.require(SOLVE_STAGE, name)
-
-    def _object(self, stage: str, task: str, key: str) -> bytes:
-        return read_object(self._store, self._ledger.receipt(stage, task), key)
 
     def _check_name(self, what: str, name: str, valid: Any) -> None:
         if name not in valid:

@@ -1,0 +1,69 @@
+"""What can be asked of a run, by name; equal names mean equal answers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Positions = npt.NDArray[np.int64]
+
+Doubles = npt.NDArray[np.float64]
+
+Index = int | str | slice | list[int] | list[str] | tuple[int, ...] | tuple[str, ...] | npt.NDArray[Any]
+"""A position, a sample id, a slice of positions, several of either, or a boolean mask."""
+
+Missing = Literal["raise", "nan"]
+"""What becomes of entries that are not committed yet."""
+
+Transform = Literal["cosine", "centred"]
+"""``cosine``: K(x, x') / sqrt(K(x, x) K(x', x')). ``centred``: K(x, x') - m(x) - m(x') + mean m, m(x) the mean of K(x, .)
+over the training split."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixName:
+    """A matrix between two splits: a kernel, or the sum of some of its components, maybe transformed when it is read."""
+
+    kernel: str
+    """NAME, or NAME@MEMBER where the model has several members."""
+    rows: str
+    """The split of the rows."""
+    columns: str
+    """The split of the columns."""
+    layers: tuple[str, ...] = ()
+    """Components of a layerwise kernel that are summed; empty for the kernel itself."""
+    transforms: tuple[Transform, ...] = ()
+    """In the order in which they are applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """For each of M samples its k training samples with the largest kernel values, or the smallest; ties by position."""
+
+    positions: Positions
+    """(M, k) in the training split, most similar (or most opposed) first."""
+    values: Doubles
+    """(M, k)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """A training sample and its kernel value."""
+
+    sample_id: str
+    position: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Eigenvalues of a kernel matrix of the training split, and how much of the labels its eigenvectors explain."""
+
+    eigenvalues: Doubles
+    """(M,), largest first."""
+    label_energy: Doubles | None
+    """(M,) share of the centred one-hot classes, or of the centred targets, in the first q eigenvectors; None without
+    labels."""
+    num_samples: int
+    """N of the split; M where fewer, evenly spaced ones were taken."""
