@@ -11,7 +11,7 @@ FAULT_TESTS := tests/faults tests/integration/test_verify.py tests/integration/t
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage bench-scheduling bench-prediction check check-installed format clean
+.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage bench-scheduling bench-prediction bench-queries bench-serving browser check check-installed format clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ mnist: $(STAMP) ## The same on MNIST: 60,000 images, about 30 GB of disk.
 test: $(STAMP) ## Run the fast tests.
 	$(BIN)/pytest $(TEST_OPTIONS)
 
-test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every cut of the golden network.
+test-slow: $(STAMP) browser ## Run the slow tests: killed processes, full disks, every cut of the golden network.
 	$(BIN)/pytest -m slow $(TEST_OPTIONS)
 
 faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.
@@ -65,6 +65,18 @@ bench-scheduling: $(STAMP) ## Time what the driver costs per task, two workers a
 
 bench-prediction: $(STAMP) ## Compare simulated with real times of features and kernel stages on this machine.
 	@$(BIN)/python tests/benchmarks/prediction.py
+
+bench-queries: $(STAMP) ## Time reads of stored kernels, warm and cold, against bare reads.
+	@$(BIN)/python tests/benchmarks/queries.py
+
+bench-serving: $(STAMP) ## Load the query service with wrk (Debian's package), next to a bare server.
+	@command -v wrk > /dev/null || apt-get install --quiet --yes --no-install-recommends wrk
+	@$(BIN)/python tests/benchmarks/serving.py
+
+# The explorer is tested in a real browser, which PyPI does not have.
+browser: # Install Chromium where there is none.
+	@command -v chromium > /dev/null || { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium; } \
+		|| { echo "The explorer's tests need Chromium: install the package chromium, as root."; exit 1; }
 
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed
