@@ -1,15 +1,26 @@
 """What a run stores as array-like objects: indexed by position, slice, mask or sample id, read only where asked."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from ntkpipe.configs.errors import ConfigError
-from ntkpipe.pipeline.query.names import Doubles, Index, MatrixName, Missing, Positions
+from ntkpipe.pipeline.query.explained import neighbors_by_class_of, neighbors_of
+from ntkpipe.pipeline.query.formats import Answer
+from ntkpipe.pipeline.query.names import Doubles, Index, MatrixName, Missing, Neighbor, Positions, Spectrum, Transform
 from ntkpipe.pipeline.query.selection import is_single
+from ntkpipe.pipeline.query.spectra import DEFAULT_SAMPLES
+from ntkpipe.pipeline.query.transforms import checked_transforms
+from ntkpipe.pipeline.query.views import names_of_rows, to_dask, to_xarray
 from ntkpipe.storage.arrays import Array
 
 if TYPE_CHECKING:
+    import dask.array
+    import pandas
+    import pyarrow
+    import xarray
+
     from ntkpipe.pipeline.query.run import Run
 
 
@@ -42,6 +53,31 @@ class KernelQuery:
         """
         return self.read(*_pair(index, "a kernel is"))
 
+    def cosine(self) -> "KernelQuery":
+        """Return K(x, x') / sqrt(K(x, x) K(x', x')), 0 where K(x, x) is 0; computed when it is read.
+
+        The K(x, x) are the exact ones of :meth:`Run.diagonal` where they are known, also of a projected kernel.
+
+        Raises:
+            ConfigError: The kernel is not a symmetric one of samples.
+        """
+        return self._transformed("cosine")
+
+    def centred(self) -> "KernelQuery":
+        """Return K(x, x') - m(x) - m(x') + mean m, m(x) the mean of K(x, .) over the training split.
+
+        The means take one pass over the matrix, when entries are first read; they are kept.
+
+        Raises:
+            ConfigError: The kernel is not a symmetric one of samples.
+        """
+        return self._transformed("centred")
+
+    def _transformed(self, transform: Transform) -> "KernelQuery":
+        kernel, _ = self._run.shape_of(self.name.kernel)
+        transforms = checked_transforms(kernel, (*self.name.transforms, transform))
+        return KernelQuery(self._run, replace(self.name, transforms=transforms))
+
     def read(self, rows: Index, columns: Index, *, missing: Missing = "raise") -> Array:
         """Return entries like indexing does.
 
@@ -51,9 +87,90 @@ class KernelQuery:
             missing: ``nan`` returns NaN for entries that are not committed yet.
         """
         at = _positions(self._run, self.name, rows, columns)
-        entries = [self._entries(positions) for positions in at]
-        values = self._run.reader.entries(self.name, *entries, missing)  # type: ignore[arg-type]
+        at_rows, at_columns = (self._entries(positions) for positions in at)
+        values = self._run.reader.entries(self.name, at_rows, at_columns, missing)
         return values if self.width > 1 else _without_single(values, rows, columns)
+
+    def neighbors(
+        self, samples: Index, k: int = 5, *, opposed: bool = False, label: int | None = None
+    ) -> list[list[Neighbor]]:
+        """Return the training samples with the largest values to each of some samples, reading every tile once.
+
+        Args:
+            samples: Of the rows. A sample of the training split is not its own neighbour.
+            k: How many.
+            opposed: The smallest values are wanted, the most opposed sample first.
+            label: Only training samples of this class.
+
+        Raises:
+            ConfigError: Columns are not the training split, or rows no samples.
+            NotFoundError: A sample or a class does not exist.
+        """
+        return neighbors_of(self._run, self.name, samples, k, opposed=opposed, label=label)
+
+    def neighbors_by_class(self, sample: str | int, k: int = 5, *, opposed: bool = False) -> dict[int, list[Neighbor]]:
+        """Return the same of one sample for every class of the training split, with one pass over its row."""
+        return neighbors_by_class_of(self._run, self.name, sample, k, opposed=opposed)
+
+    def spectrum(self, max_samples: int = DEFAULT_SAMPLES) -> Spectrum:
+        """Return the eigenvalues, of at most so many evenly spaced samples, and how much of the labels they explain.
+
+        Raises:
+            ConfigError: It is not a symmetric kernel of the training split with itself.
+            TooLargeError: ``max_samples`` is too large.
+        """
+        if self.name.columns != self._run.train_split:
+            raise ConfigError(f"spectra are of split {self._run.train_split!r}, found {self.name.columns!r}.")
+        return self._run.reader.spectrum(self.name, max_samples)
+
+    def answer(self, rows: Index = slice(None), columns: Index = slice(None), *, missing: Missing = "raise") -> Answer:
+        """Return entries with the ids of their rows and columns, both axes kept; memory is that of the entries.
+
+        Args:
+            rows: Samples.
+            columns: Samples.
+            missing: As of :meth:`read`.
+        """
+        at = _positions(self._run, self.name, rows, columns)
+        row_ids, column_ids = (
+            names_of_rows([self._run.ids(split)[position] for position in positions], self.width)
+            for split, positions in zip((self.name.rows, self.name.columns), at, strict=True)
+        )
+        return Answer(self.read(*at, missing=missing), row_ids, column_ids)
+
+    def to_dataframe(self, rows: Index = slice(None), columns: Index = slice(None)) -> "pandas.DataFrame":
+        """Return entries as a table of pandas, with ids as its index and columns."""
+        return self.answer(rows, columns).to_dataframe()
+
+    def to_arrow(self, rows: Index = slice(None), columns: Index = slice(None)) -> "pyarrow.Table":
+        """Return entries as a table of Arrow: a column ``sample`` of ids, and one for each column of the kernel."""
+        return self.answer(rows, columns).to_arrow()
+
+    def to_dask(self, *, missing: Missing = "raise") -> "dask.array.Array":
+        """Return the whole matrix as an array of dask, whose chunks are the tiles; they are read where they are computed.
+
+        Threads share what the run keeps in memory. Processes open the run again by its URL.
+
+        Args:
+            missing: As of :meth:`read`.
+
+        Raises:
+            ConfigError: dask is not installed.
+        """
+        return to_dask(self, self._run, missing)
+
+    def to_xarray(self, *, missing: Missing = "raise") -> "xarray.DataArray":
+        """Return the same with the names of the splits as dimensions and sample ids as coordinates.
+
+        The columns of a split with itself are called ``SPLIT_columns``. Attributes tell kernel, layers, transforms and run.
+
+        Args:
+            missing: As of :meth:`read`.
+
+        Raises:
+            ConfigError: dask or xarray is not installed.
+        """
+        return to_xarray(self, self._run, missing)
 
     def _entries(self, positions: Positions) -> Positions:
         """Return the rows of the matrix that belong to samples."""

@@ -42,9 +42,9 @@ class Nearest:
     """For each of M samples its k training samples with the largest kernel values, or the smallest; ties by position."""
 
     positions: Positions
-    """(M, k) in the training split, most similar (or most opposed) first."""
+    """(M, k) in the training split, most similar (or most opposed) first; -1 where a sample has fewer than others."""
     values: Doubles
-    """(M, k)."""
+    """(M, k); NaN where the position is -1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,42 @@ class Neighbor:
     sample_id: str
     position: int
     value: float
+    label: int | None = None
+    """Its class, where the training split has classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShare:
+    """What the training samples of a class contribute to a prediction."""
+
+    label: int
+    num_samples: int
+    """Of the class in the training split."""
+    positive: float
+    """Sum of the contributions above 0."""
+    negative: float
+    """Sum of those below 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttributionSummary:
+    """A prediction as the sum of what every training sample contributes to it."""
+
+    sample_id: str
+    position: int
+    """In its split."""
+    target: int
+    """The column of the prediction."""
+    prediction: float
+    """As it is stored; a logit for classes that are separated by a logistic loss."""
+    total: float
+    """The sum of all contributions: the prediction, but for rounding."""
+    by_class: tuple[ClassShare, ...]
+    """In the order of classes; empty where the training split has none."""
+    helpful: tuple[Neighbor, ...]
+    """Training samples with the largest contributions above 0, which are their values."""
+    harmful: tuple[Neighbor, ...]
+    """Those with the smallest ones below 0."""
 
 
 @dataclass(frozen=True, slots=True)

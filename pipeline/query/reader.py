@@ -69,6 +69,8 @@ class AbstractRunReader(ABC):
     ) -> Nearest:
         """Return the training samples with the largest kernel values to some samples; a sample is not its own neighbour.
 
+        Where samples have differently many neighbours, those that are not there have the position -1 and the value NaN.
+
         Args:
             name: Of a matrix whose columns are the training split.
             rows: Positions in the split of its rows.
@@ -98,10 +100,10 @@ class AbstractRunReader(ABC):
         """Return the (M, T) predictions of a solution on a split."""
 
     @abstractmethod
-    def attributions(self, solution: str, split: str, rows: Positions) -> Doubles:
+    def attributions(self, solution: str, split: str, rows: Positions, target: int | None = None) -> Doubles:
         """Return what every training sample contributes to a solution's predictions, (M, N, T): they sum to it over N.
 
-        That is K(x, x_i) a_i for the coefficients a of a solution.
+        That is K(x, x_i) a_i for the coefficients a of a solution; (M, N) of one target.
         """
 
     @abstractmethod

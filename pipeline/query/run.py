@@ -1,20 +1,33 @@
 """Asking a run: what is stored, by position, slice, mask or sample id. Needs neither torch nor Ray."""
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
-from threading import Lock
 from typing import Any, final
 
-from ntkpipe.configs.base import unknown_name
-from ntkpipe.configs.errors import ConfigError, NotFoundError
+from ntkpipe.configs.errors import NotFoundError
 from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.pipeline.query.catalogue import Catalogue
+from ntkpipe.pipeline.query.explained import attributions_of, summary_of
+from ntkpipe.pipeline.query.formats import Answer
 from ntkpipe.pipeline.query.matrices import ErrorQuery, FeatureQuery, KernelQuery
-from ntkpipe.pipeline.query.names import Index, MatrixName, Neighbor, Positions
+from ntkpipe.pipeline.query.names import (
+    AttributionSummary,
+    Doubles,
+    Index,
+    MatrixName,
+    Neighbor,
+    Positions,
+    Spectrum,
+)
+from ntkpipe.pipeline.query.questions import ask, details_of
 from ntkpipe.pipeline.query.reader import AbstractRunReader
-from ntkpipe.pipeline.query.selection import Ids
+from ntkpipe.pipeline.query.selection import is_single
+from ntkpipe.pipeline.query.spectra import DEFAULT_SAMPLES
 from ntkpipe.pipeline.query.stored import StoredRunReader
+from ntkpipe.pipeline.query.transforms import checked_transforms, chosen_layers, is_mirrored
 from ntkpipe.pipeline.status import RunStatus
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.records import KernelGeometry, Manifest
@@ -44,8 +57,7 @@ class Run:
     def __init__(self, reader: AbstractRunReader) -> None:
         self.url = reader.url
         self.reader = reader
-        self._ids: dict[str, Ids] = {}
-        self._lock = Lock()
+        self._names = Catalogue(reader)
 
     def __repr__(self) -> str:
         return f"Run({self.url!r})"
@@ -81,11 +93,11 @@ class Run:
 
     def ids(self, split: str) -> list[str]:
         """Return the ids of a split, in order."""
-        return self._ids_of(split).names
+        return self._names.ids(split).names
 
     def labels(self, split: str) -> Array | None:
         """Return the labels of a split, None if it has none."""
-        self._check_name("split", split, self.manifest.geometry.splits)
+        self._names.check_split(split)
         return self.reader.labels(split)
 
     def outputs(self, split: str, member: str | None = None, index: Index = slice(None)) -> Array:
@@ -94,11 +106,18 @@ class Run:
         if not geometry.num_outputs:
             raise NotFoundError(f"{self.url} was computed without a model, so there are no outputs.")
         if member is not None or geometry.members:
-            self._check_name("member", member or "", geometry.members)
+            self._names.check("member", member or "", geometry.members)
         return self.reader.outputs(split, member, self.positions(index, split))
 
     def kernel(
-        self, name: str, rows: str | None = None, columns: str | None = None, *, component: str | None = None
+        self,
+        name: str,
+        rows: str | None = None,
+        columns: str | None = None,
+        *,
+        component: str | None = None,
+        layers: Sequence[str] = (),
+        transforms: Sequence[str] = (),
     ) -> "KernelQuery":
         """Return a kernel matrix, to be indexed like an array: ``run.kernel("trntk", "test")[0:5, "digits-0007"]``.
 
@@ -106,19 +125,24 @@ class Run:
             name: Of the kernel, or ``NAME@MEMBER`` where the model has several members.
             rows: Split of the rows; the training split by default.
             columns: Split of the columns; the training split by default.
-            component: A parameter's name, for a layerwise kernel.
+            component: A parameter's name, for a layerwise kernel: the same as one layer.
+            layers: Components of a layerwise kernel that are summed: names, or patterns such as ``layer1.*``.
+            transforms: ``cosine`` and ``centred``, applied in this order when entries are read.
 
         Raises:
             NotFoundError: There is no such kernel, pair of splits, or component.
+            ConfigError: The kernel cannot be transformed in this way.
         """
         shape, _ = self.shape_of(name)
         pair = (rows or self.train_split, columns or self.train_split)
-        if pair not in self.manifest.geometry.pairs:
-            stored = ", ".join(f"{one} x {other}" for one, other in self.manifest.geometry.pairs)
+        geometry = self.manifest.geometry
+        if pair not in geometry.pairs and not is_mirrored(geometry, shape, pair):
+            stored = ", ".join(f"{one} x {other}" for one, other in geometry.pairs)
             raise NotFoundError(f"{self.url} has no kernel between {pair[0]!r} and {pair[1]!r}. Stored: {stored}")
         if component is not None:
-            self._check_name("component", component, shape.groups)
-        return KernelQuery(self, MatrixName(name, *pair, layers=() if component is None else (component,)))
+            self._names.check("component", component, shape.groups)
+        chosen = chosen_layers(shape, layers) if component is None else (component,)
+        return KernelQuery(self, MatrixName(name, *pair, chosen, checked_transforms(shape, transforms)))
 
     def standard_errors(self, name: str, rows: str | None = None, columns: str | None = None) -> "ErrorQuery":
         """Return the standard errors of a kernel's entries, to be indexed like the kernel; zero where it is exact.
@@ -139,7 +163,7 @@ class Run:
             )
         pair = (rows or self.train_split, columns or self.train_split)
         for split in pair:
-            self._check_name("split", split, self.manifest.geometry.splits)
+            self._names.check_split(split)
         return ErrorQuery(self, MatrixName(name, *pair))
 
     def diagonal(self, name: str, split: str | None = None) -> Array:
@@ -150,46 +174,132 @@ class Run:
         """
         shape, _ = self.shape_of(name, of_samples=True)
         split = split or self.train_split
-        self._check_name("split", split, self.manifest.geometry.splits)
+        self._names.check_split(split)
         if shape.derived is not None and (not shape.symmetric or shape.width > 1):
             raise NotFoundError(f"{self.url}: the diagonal of kernel {name!r} is not stored; read it from its matrix.")
         return self.reader.diagonal(name, split)
 
     def neighbors(
-        self, sample: str | int, k: int = 5, *, kernel: str | None = None, split: str | None = None
+        self,
+        sample: str | int,
+        k: int = 5,
+        *,
+        kernel: str | None = None,
+        split: str | None = None,
+        opposed: bool = False,
+        label: int | None = None,
+        layers: Sequence[str] = (),
+        transforms: Sequence[str] = (),
     ) -> list[Neighbor]:
         """Return the ``k`` training samples with the largest kernel value to a sample, best first, ties by position.
 
+        ``run.kernel("trntk", "test").neighbors([0, 1, 2])`` returns those of several samples.
+
         Args:
-            sample: An id, searched in all splits that have a kernel to the training split, or a position.
+            sample: An id, searched in all splits that have a kernel to the training split, or a position. A sample of
+                the training split is not its own neighbour.
             k: How many.
             kernel: Of the run; the first by default.
             split: Of the sample; needed for a position that is not in the training split.
+            opposed: The smallest values are wanted, the most opposed sample first.
+            label: Only training samples of this class.
+            layers: As of :meth:`kernel`.
+            transforms: As of :meth:`kernel`.
         """
-        if k < 1:
-            raise ConfigError(f"k = {k} must be at least 1.")
-        if split is None:
-            split = self._split_of(sample) if isinstance(sample, str) else self.train_split
-        query = self.kernel(kernel or self.manifest.geometry.references[0], split)
-        if query.width > 1:
-            raise ConfigError(
-                "rows of a kernel of (sample, output) pairs are no samples; ask for neighbors under another."
-            )
-        found = self.reader.nearest(query.name, self.positions(sample, split), k)
-        ids = self.sample_ids
-        return [
-            Neighbor(ids[position], int(position), float(value))
-            for position, value in zip(found.positions[0], found.values[0], strict=True)
-        ]
+        matrix = self.kernel(
+            kernel or self.manifest.geometry.references[0],
+            self._names.split_of(sample, split),
+            layers=layers,
+            transforms=transforms,
+        )
+        return matrix.neighbors([sample], k, opposed=opposed, label=label)[0]  # type: ignore[arg-type]
+
+    def neighbors_by_class(
+        self,
+        sample: str | int,
+        k: int = 5,
+        *,
+        kernel: str | None = None,
+        split: str | None = None,
+        opposed: bool = False,
+        layers: Sequence[str] = (),
+        transforms: Sequence[str] = (),
+    ) -> dict[int, list[Neighbor]]:
+        """Return the neighbours of a sample in every class of the training split; arguments as of :meth:`neighbors`."""
+        matrix = self.kernel(
+            kernel or self.manifest.geometry.references[0],
+            self._names.split_of(sample, split),
+            layers=layers,
+            transforms=transforms,
+        )
+        return matrix.neighbors_by_class(sample, k, opposed=opposed)
+
+    def spectrum(
+        self,
+        kernel: str | None = None,
+        *,
+        max_samples: int = DEFAULT_SAMPLES,
+        layers: Sequence[str] = (),
+        transforms: Sequence[str] = (),
+    ) -> Spectrum:
+        """Return the eigenvalues of a symmetric kernel on the training split, and how much of the labels they explain.
+
+        Args:
+            kernel: Of the run; the first by default.
+            max_samples: At most so many evenly spaced samples are taken.
+            layers: As of :meth:`kernel`.
+            transforms: As of :meth:`kernel`.
+        """
+        return self.kernel(
+            kernel or self.manifest.geometry.references[0], layers=layers, transforms=transforms
+        ).spectrum(max_samples)
+
+    def attributions(
+        self, solution: str, samples: Index = slice(None), split: str | None = None, *, target: int | None = None
+    ) -> Doubles:
+        """Return what every training sample contributes to predictions: K(x, x_i) a_i for the coefficients a.
+
+        Args:
+            solution: Whose predictions they are; for a logistic loss these are logits.
+            samples: Positions or ids; all by default. A single one drops its axis.
+            split: Of the samples; the training split by default.
+            target: Of the prediction; all by default.
+
+        Returns:
+            (M, N, T), or (M, N) of one target: summed over N, the predictions, but for rounding.
+
+        Raises:
+            NotFoundError: The run does not store the kernel between the two splits.
+            TooLargeError: The answer would be too large.
+        """
+        self._names.check_solution(solution)
+        split = split or self.train_split
+        found = attributions_of(self, solution, self.positions(samples, split), split, target)
+        return found[0] if is_single(samples) else found
+
+    def attribution_summary(
+        self, solution: str, sample: str | int, split: str | None = None, *, target: int | None = None, k: int = 5
+    ) -> AttributionSummary:
+        """Return a prediction as sums over the training samples of each class, and those that contribute most.
+
+        Args:
+            solution: Whose prediction it is.
+            sample: Its id or position.
+            split: Of the sample; an id is searched in all splits that have a kernel to the training split.
+            target: Of the prediction; by default the predicted class, and the first of several real targets.
+            k: How many of the most helpful, and most harmful, samples are named.
+        """
+        self._names.check_solution(solution)
+        return summary_of(self, solution, sample, self._names.split_of(sample, split), target, k)
 
     def solution(self, name: str) -> Array:
         """Return the (N, T) coefficients of a solution."""
-        self._require_solution(name)
+        self._names.check_solution(name)
         return self.reader.solution(name)
 
     def solution_record(self, name: str) -> SolutionRecord:
         """Return how a solution was found and how well it solves its system."""
-        self._require_solution(name)
+        self._names.check_solution(name)
         return self.reader.solution_record(name)
 
     def solution_extra(self, name: str, what: str) -> Array:
@@ -198,26 +308,39 @@ class Run:
         Raises:
             NotFoundError: There is nothing of that name.
         """
-        record = self.solution_record(name)
-        if what not in record.extras:
-            raise NotFoundError(f"{self.url}: {unknown_name(f'part of solution {name}', what, record.extras)}")
+        self._names.check(f"part of solution {name}", what, self.solution_record(name).extras)
         return self.reader.solution_extra(name, what)
 
     def predictions(self, name: str, split: str) -> Array:
         """Return the (M, T) predictions of a solution on a split."""
-        self._require_solution(name)
-        self._check_name("split", split, self.manifest.geometry.predicted_splits(name))
+        self._names.check_solution(name)
+        self._names.check("split", split, self.manifest.geometry.predicted_splits(name))
         return self.reader.predictions(name, split)
 
     def analysis(self, name: str, file: str = "summary.json") -> bytes:
         """Return what an analysis left: ``summary.json``, ``table.csv`` or ``picture.png``."""
-        self._check_name("analysis", name, [item.name for item in self.config.analyses])
+        self._names.check("analysis", name, [item.name for item in self.config.analyses])
         return self.reader.analysis(name, file)
 
     def analysis_files(self, name: str) -> list[str]:
         """Return the keys of everything an analysis left, relative to the run."""
-        self._check_name("analysis", name, [item.name for item in self.config.analyses])
+        self._names.check("analysis", name, [item.name for item in self.config.analyses])
         return self.reader.analysis_files(name)
+
+    def ask(self, what: str, **details: Any) -> Answer:
+        """Return an answer that knows the ids of its rows and columns, and can be exported.
+
+        ``run.ask("prediction/trntk-ridge/test", rows=slice(0, 10)).to_dataframe()``
+
+        Args:
+            what: As for `ntkpipe query`, such as ``kernel/trntk/test-train`` or ``neighbors/ck``.
+            details: What goes with it: rows, columns, k, ...; see :class:`~ntkpipe.pipeline.query.questions.Details`.
+
+        Raises:
+            ConfigError: The question, or a detail, has no known form.
+            NotFoundError: It names something that the run does not have.
+        """
+        return ask(self, what, details_of(details))
 
     def positions(self, index: Index, split: str) -> Positions:
         """Turn any index into positions in a split.
@@ -226,24 +349,7 @@ class Run:
             NotFoundError: A sample id or position does not exist.
             ConfigError: The index is of no known form.
         """
-        return self._ids_of(split).positions(index)
-
-    def _ids_of(self, split: str) -> Ids:
-        with self._lock:
-            found = self._ids.get(split)
-        if found is None:
-            self._check_name("split", split, self.manifest.geometry.splits)
-            found = Ids(split, self.reader.ids(split))
-            with self._lock:
-                found = self._ids.setdefault(split, found)
-        return found
-
-    def _split_of(self, sample: str) -> str:
-        splits = [rows for rows, columns in self.manifest.geometry.pairs if columns == self.train_split]
-        for split in splits:
-            if self._ids_of(split).find(sample) is not None:
-                return split
-        raise NotFoundError(f"no sample {sample!r} in the splits {', '.join(splits)}.")
+        return self._names.ids(split).positions(index)
 
     def shape_of(self, reference: str, *, of_samples: bool = False) -> tuple[KernelGeometry, int | None]:
         """Return the kernel that a reference names, and the position of its member.
@@ -255,15 +361,7 @@ class Run:
         Raises:
             NotFoundError: There is no such kernel.
         """
-        geometry = self.manifest.geometry
-        valid = list(geometry.references)
-        if of_samples:
-            valid = [name for name in valid if not geometry.matrix(name)[0].cross]
-            valid += [
-                f"{kernel.name}@{member}" for kernel in geometry.kernels if kernel.cross for member in kernel.members
-            ]
-        self._check_name("kernel", reference, valid)
-        return geometry.matrix(reference)
+        return self._names.kernel(reference, of_samples=of_samples)
 
     def num_features(self, reference: str) -> int:
         """Return how many numbers a kernel stores per sample: K, or G K for a layerwise kernel.
@@ -271,14 +369,8 @@ class Run:
         Raises:
             NotFoundError: There is no such kernel, or it was computed exactly.
         """
-        shape, _ = self.shape_of(reference, of_samples=True)
-        if shape.feature_dim is None:
-            raise NotFoundError(f"{self.url}: kernel {reference!r} was computed exactly and has no stored features.")
-        return shape.feature_dim * max(1, len(shape.groups))
+        return self._names.num_features(reference)
 
-    def _require_solution(self, name: str) -> None:
-        self._check_name("solution", name, self.manifest.geometry.solutions)
-
-    def _check_name(self, what: str, name: str, valid: Any) -> None:
-        if name not in valid:
-            raise NotFoundError(f"{self.url}: {unknown_name(what, name, valid)}")
+    def num_targets(self, solution: str) -> int:
+        """Return T of a solution."""
+        return self._names.num_targets(solution)

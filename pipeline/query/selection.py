@@ -1,5 +1,6 @@
-"""From what a user writes between brackets to positions in a split."""
+"""From what a user writes, between brackets or as text, to positions in a split."""
 
+import re
 from threading import Lock
 from typing import Any, final
 
@@ -7,6 +8,34 @@ import numpy as np
 
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.pipeline.query.names import Index, Positions
+
+_SLICE = re.compile(r"^(-?\d+)?:(-?\d+)?(?::(-?\d+))?$")
+
+MAX_DIGITS = 18
+"""Of a number in a text: of more, no position has."""
+
+
+def parse_selection(text: str) -> slice | list[int] | list[str]:
+    """Turn ``0:10``, ``3``, ``1,5,7``, ``id:NAME`` or ``id:NAME,id:OTHER`` into an index.
+
+    Raises:
+        ConfigError: The text is none of these.
+    """
+    match = _SLICE.match(text)
+    if match and all(len(part or "") <= MAX_DIGITS for part in match.groups()):
+        start, stop, step = (int(part) if part else None for part in match.groups())
+        if step == 0:
+            raise ConfigError(f"{text!r} has a step of 0.")
+        return slice(start, stop, step)
+    parts = text.split(",")
+    if all(part.startswith("id:") for part in parts):
+        return [part.removeprefix("id:") for part in parts]
+    try:
+        if all(len(part) <= MAX_DIGITS for part in parts):
+            return [int(part) for part in parts]
+    except ValueError:
+        pass
+    raise ConfigError(f"{text!r} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER.")
 
 
 def is_single(index: Index) -> bool:
@@ -50,9 +79,10 @@ class Ids:
 
     def find(self, name: str) -> int | None:
         """Return the position of a sample id, None if it is not in the split."""
-        with self._lock:
-            if not self._positions:
-                self._positions = {text: position for position, text in enumerate(self.names)}
+        if not self._positions:
+            with self._lock:
+                if not self._positions:
+                    self._positions = {text: position for position, text in enumerate(self.names)}
         return self._positions.get(name)
 
     def _checked(self, positions: Positions) -> Positions:
