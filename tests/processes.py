@@ -2,17 +2,18 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from commands import COMMAND, TESTS
+from commands import PROGRAM, TESTS
 
 
-def start(*arguments, folder=TESTS, environment=None):
+def start(*arguments, folder=TESTS, environment=None, program=PROGRAM):
     if environment is None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [sys.executable, "-c", program, *map(str, arguments)],
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,

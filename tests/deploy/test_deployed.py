@@ -44,7 +44,7 @@ class Cluster:
     def __init__(self, folder):
         self.folder, self.run = folder, folder / "run"
         # The test ends nodes; they need not wait for long.
-        self.variables = environment(folder, RAY_TMPDIR=str(folder), RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="5")
+        self.variables = environment(folder, RAY_TMPDIR=str(folder), RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="1")
         self.port, self.jobs_port, self.client_port = free_ports(3)
 
     def settings(self, *options):
