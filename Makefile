@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 # .ci/run empties this, so that what is tested is what ships.
 EDITABLE ?= --editable
 BENCH_OPTIONS ?= --peers
-# Tests use one thread each; a file stays in one process, for the sake of what its tests share. Long files come first: by
-# themselves those with the fewest tests, which are the longest, would come last, when there is nothing beside them.
+# Tests use one thread each; a file stays in one process, for the sake of what its tests share. Files come in the order of
+# their names: else those with few tests come last, which are the longest, when nothing is left to go on beside them.
 TEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
-# Two thirds of their time slow tests wait, for Ray, for deadlines and for leases: three share two cores.
+# Most of their time slow tests wait, for Ray, for deadlines and for leases: three processes share two cores.
 SLOW_OPTIONS ?= $(TEST_OPTIONS) -n 3
 FAULT_TESTS := tests/faults tests/integration/test_verify.py tests/integration/test_object_stores.py tests/unit/test_locks.py
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
