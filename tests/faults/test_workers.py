@@ -18,6 +18,9 @@ from ntkpipe.storage.stores.registry import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+TASK_SECONDS = 15.0
+"""After which a task is late. The first one of a process loads the model: seconds where many processes share two cores."""
+
 POISON = {"exit": 0, "raise": 1, "hang": 2, "nan": 3, "crash": 4}
 """Positions of samples, by what they do to the worker that looks at them."""
 
@@ -34,7 +37,7 @@ def failures(run):
 
 def test_poison_samples_are_set_aside_and_all_others_are_finished(local_ray, tmp_path, fault_table):
     moods = tmp_path / "moods"
-    resources = {"executor": "ray", "workers": 2, "max_attempts": 2, "task_seconds": 8.0, "max_bad_share": 0.7}
+    resources = {"executor": "ray", "workers": 2, "max_attempts": 2, "task_seconds": TASK_SECONDS, "max_bad_share": 0.7}
     kernels = [{"kind": "pntk"}, {"kind": "ck"}, {"kind": "trntk0"}]
     config = moody(tmp_path, kernels=kernels, resources=resources, data=data(12))
     whole = ntkpipe.run(config, tmp_path / "whole")
@@ -168,7 +171,7 @@ def test_a_worker_that_is_told_to_end_finishes_its_task_and_is_replaced(folder, 
 
 def test_a_worker_that_is_stopped_is_ended_and_replaced(folder, undisturbed, tmp_path, fault_table):
     run = tmp_path / "run"
-    process = start("run", job(folder, task_seconds=6.0), "--out", run)
+    process = start("run", job(folder, task_seconds=TASK_SECONDS), "--out", run)
     wait_for(lambda: receipts(run))
     worker = workers_of(process.pid)[0]
     os.kill(worker, signal.SIGSTOP)
