@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 # .ci/run empties this, so that what is tested is what ships.
 EDITABLE ?= --editable
 BENCH_OPTIONS ?= --peers
-# Tests use one thread each, and many wait; a file stays in one process, for the sake of what its tests share.
-TEST_OPTIONS ?= -n 2 --dist loadfile
+# Tests use one thread each; a file stays in one process, for the sake of what its tests share. Files come in the order of
+# their names: else those with few tests come last, which are the longest, when nothing is left to go on beside them.
+TEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Most of their time slow tests wait, for Ray, for deadlines and for leases: three processes share two cores.
+SLOW_OPTIONS ?= $(TEST_OPTIONS) -n 3
 FAULT_TESTS := tests/faults tests/integration/test_verify.py tests/integration/test_object_stores.py tests/unit/test_locks.py
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
@@ -39,10 +42,10 @@ test: $(STAMP) ## Run the fast tests.
 	$(BIN)/pytest $(TEST_OPTIONS)
 
 test-slow: $(STAMP) browser ## Run the slow tests: killed processes, full disks, every cut of the golden network.
-	$(BIN)/pytest -m slow $(TEST_OPTIONS)
+	$(BIN)/pytest -m slow $(SLOW_OPTIONS)
 
 faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.
-	$(BIN)/pytest -m 'slow or not slow' $(TEST_OPTIONS) $(FAULT_TESTS) $(FAULT_OPTIONS)
+	$(BIN)/pytest -m 'slow or not slow' $(SLOW_OPTIONS) $(FAULT_TESTS) $(FAULT_OPTIONS)
 
 bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's floor and other packages.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'

@@ -31,7 +31,7 @@ QUICK_TO_DOUBT = {
 STORE_BYTES = 100 * 2**20
 """Of a node's object store."""
 
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 """Starting a node takes five on an idle machine."""
 
 MARK = "NTKPIPE_TEST_NODE"

@@ -19,7 +19,7 @@ from processes import children
 from deploy.files import DEPLOY, manifest, num_bytes, pods
 
 UNSHARE = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
-SECONDS = 240.0
+SECONDS = 480.0
 NUM_CPUS = 2
 AGENT_PORTS = {"head": 52365, "cpu": 52366}
 RAY = {
@@ -184,4 +184,4 @@ def _ready(name: str, path: str) -> str:
     """The pods' probe, which has no token."""
     url = f"http://127.0.0.1:{AGENT_PORTS[name]}{path}"
     ask = f'import urllib.request as r; r.urlopen("{url}", timeout=5)'
-    return f"for _ in $(seq 60); do python -c '{ask}' 2>/dev/null && break; sleep 0.5; done; python -c '{ask}'"
+    return f"for _ in $(seq 240); do python -c '{ask}' 2>/dev/null && break; sleep 0.5; done; python -c '{ask}'"
