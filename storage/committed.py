@@ -63,6 +63,13 @@ class CommittedChunks:
         """Return the checksum of a chunk in its task's receipt."""
         return self.ledger.sums.of(stage, task, path, position)
 
+    def holds(self, stage: str, task: str, path: str, position: tuple[int, ...]) -> bool:
+        """Return whether nothing has to be read for a chunk, now."""
+        if self._cache is None:
+            return False
+        committed = self.checksum(stage, task, path, position)
+        return self._cache.holds(TileKey(self._chunks.store.url, path, position, committed))
+
     def whole(self, stage: str, task: str, path: str, position: tuple[int, ...]) -> Array:
         """Return a chunk, clipped to the array's bounds; nobody may write to one that is kept."""
 

@@ -78,6 +78,10 @@ class DerivedMatrix(AbstractMatrix):
         """Ask a parent."""
         return self._parents[0].missing(tasks)
 
+    def holds(self, row: int, column: int) -> bool:
+        """Ask all parents."""
+        return all(parent.holds(row, column) for parent in self._parents)
+
     def version(self, row: int, column: int) -> str:
         """Join those of the parents, and what is known of samples."""
         return "-".join((*(parent.version(row, column) for parent in self._parents), self._known()))

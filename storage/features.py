@@ -121,7 +121,9 @@ class SampleReader:
             ChunkNotReadyError: They are not committed.
         """
         step, num_samples = self._geometry.shard_rows, self._geometry.splits[split].num_samples
-        blocks = range(num_chunks(num_samples, step)) if rows is None else np.flatnonzero(np.bincount(rows // step)).tolist()
+        blocks = (
+            range(num_chunks(num_samples, step)) if rows is None else np.flatnonzero(np.bincount(rows // step)).tolist()
+        )
         tasks = [shard_at(split, block, num_samples, step).task for block in blocks]
         self._ledger.fetch(FEATURES_STAGE, tasks)
         return "-".join(self._ledger.sums.all_of(FEATURES_STAGE, task) for task in tasks)

@@ -69,6 +69,10 @@ class AbstractMatrix(ABC):
         """Return those of some kernel tasks that are not committed, in order; looks again before it says so."""
 
     @abstractmethod
+    def holds(self, row: int, column: int) -> bool:
+        """Return whether nothing has to be read for a tile of committed tasks, on either side of the diagonal, now."""
+
+    @abstractmethod
     def version(self, row: int, column: int) -> str:
         """Return a text that is another one whenever a tile, of any committed task, is: the checksums of what it is made of."""
 
@@ -152,12 +156,16 @@ class AbstractMatrix(ABC):
         pairs = [(row, column) for row in row_groups for column in column_groups]
         values = np.empty((len(rows), len(columns)), self.dtype)
         missing = self.require(((row.block, column.block) for row, column in pairs), missing_as_nan=missing_as_nan)
-        if len(pairs) < SHARED_TILES or num_threads == 1:
-            self._fill(values, pairs, missing)
-        else:
-            parts = [pairs[first::num_threads] for first in range(num_threads)]
-            with ThreadPoolExecutor(num_threads) as threads:
-                list(threads.map(lambda part: self._fill(values, part, missing), parts))
+        if num_threads > 1 and len(pairs) >= SHARED_TILES:
+            # Threads cost more than tiles that are held.
+            at_hand = [self._is_at_hand(row.block, column.block, missing) for row, column in pairs]
+            to_read = [pair for pair, is_at_hand in zip(pairs, at_hand, strict=True) if not is_at_hand]
+            if len(to_read) >= SHARED_TILES:
+                pairs = [pair for pair, is_at_hand in zip(pairs, at_hand, strict=True) if is_at_hand]
+                parts = [to_read[first::num_threads] for first in range(num_threads)]
+                with ThreadPoolExecutor(num_threads) as threads:
+                    list(threads.map(lambda part: self._fill(values, part, missing), parts))
+        self._fill(values, pairs, missing)
         return _restored(values, row_groups, column_groups)
 
     def require(self, tiles: Iterable[tuple[int, int]], *, missing_as_nan: bool = False) -> frozenset[str]:
@@ -176,6 +184,9 @@ class AbstractMatrix(ABC):
                 tasks=tuple(missing),
             )
         return frozenset(missing)
+
+    def _is_at_hand(self, row: int, column: int, missing: frozenset[str]) -> bool:
+        return (bool(missing) and self.task(row, column) in missing) or self.holds(row, column)
 
     def _fill(self, values: Array, pairs: Iterable[tuple[Group, Group]], missing: frozenset[str]) -> None:
         scratch = Scratch()
@@ -278,11 +289,18 @@ class StoredMatrix(AbstractMatrix):
         """Ask the ledger."""
         return self._chunks.ledger.fetch(KERNEL_STAGE, tasks)
 
+    def holds(self, row: int, column: int) -> bool:
+        """Ask the cache."""
+        return self._chunks.holds(*self._chunk(row, column))
+
     def version(self, row: int, column: int) -> str:
         """Return the checksum in the receipt."""
+        return self._chunks.checksum(*self._chunk(row, column))
+
+    def _chunk(self, row: int, column: int) -> tuple[str, str, str, tuple[int, ...]]:
         if self.symmetric:
             row, column = max(row, column), min(row, column)
-        return self._chunks.checksum(KERNEL_STAGE, self.task(row, column), self._path, (*self._prefix, row, column))
+        return KERNEL_STAGE, self.task(row, column), self._path, (*self._prefix, row, column)
 
 
 @final
@@ -316,6 +334,10 @@ class TransposedMatrix(AbstractMatrix):
     def missing(self, tasks: Sequence[str]) -> list[str]:
         """Ask the other one."""
         return self._matrix.missing(tasks)
+
+    def holds(self, row: int, column: int) -> bool:
+        """Ask the other one."""
+        return self._matrix.holds(column, row)
 
     def version(self, row: int, column: int) -> str:
         """Return the other one's."""

@@ -74,6 +74,11 @@ class TileCache:
                 self._hits, self._misses, self._evictions, len(self._tiles), self._num_bytes, self._max_bytes
             )
 
+    def holds(self, key: TileKey) -> bool:
+        """Return whether a tile is held now, without using it."""
+        with self._lock:
+            return key in self._tiles
+
     def find(self, key: TileKey) -> Array | None:
         """Return a tile if it is held."""
         with self._lock:

@@ -93,7 +93,7 @@ class Pieces:
 
 def _num_cells(piece: Piece) -> int:
     rows, columns = piece
-    return (rows.stop - rows.start) * (columns.stop - columns.start)
+    return int((rows.stop - rows.start) * (columns.stop - columns.start))
 
 
 def _parts(piece: Piece, ratio: float, by_columns: bool) -> list[Piece]:
