@@ -96,4 +96,4 @@ format: $(STAMP) ## Format the code.
 	$(BIN)/ruff format .
 
 clean: ## Remove what was built.
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .import_linter_cache
