@@ -1,6 +1,7 @@
 """From a reference to a matrix: stored tiles, or a derivation over the tiles of others."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import final
 
 import numpy as np
@@ -155,45 +156,47 @@ class MatrixReader:
             self._matrix(source, reference, (row_split, column_split), component)
             for reference, component in zip(kernel.parents, components, strict=True)
         ]
+        combine, known = self._combine(kernel, row_split, column_split)
         return DerivedMatrix(
             parents,
-            self._combine(kernel, row_split, column_split),
+            combine,
             symmetric=kernel.symmetric and row_split == column_split,
-            known=lambda: self._known(kernel, (row_split, column_split)),
+            known=known,
             by_tiles=isinstance(kernel.derived, PosteriorConfig),
         )
 
-    def _known(self, kernel: KernelGeometry, splits: tuple[str, str]) -> str:
-        """Return a text that is another one whenever what a derived kernel knows of samples is."""
-        if kernel.statistic_dim is not None:
-            splits_once = dict.fromkeys((*splits, self._geometry.train_split))
-            return "-".join(self._samples.statistic_version(kernel.name, split) for split in splits_once)
-        if isinstance(kernel.derived, NormalisedConfig):
-            return "-".join(checksum(self._variances(kernel, split)) for split in dict.fromkeys(splits))
-        return repr(self._scale(kernel)) if isinstance(kernel.derived, ScaledConfig) else ""
-
-    def _combine(self, kernel: KernelGeometry, row_split: str, column_split: str) -> derived.Combine:
+    def _combine(
+        self, kernel: KernelGeometry, row_split: str, column_split: str
+    ) -> tuple[derived.Combine, Callable[[], str]]:
+        """Return the function that makes entries, and what tells its versions: of the very numbers that it holds."""
         train = self._geometry.train_split
         match kernel.derived:
             case SumConfig(terms=terms):
-                return derived.weighted_sum([term.weight for term in terms])
+                return derived.weighted_sum([term.weight for term in terms]), str
             case EnsembleConfig():
-                return derived.weighted_sum([1 / len(kernel.parents)] * len(kernel.parents))
+                return derived.weighted_sum([1 / len(kernel.parents)] * len(kernel.parents)), str
             case ProductConfig():
-                return derived.product
+                return derived.product, str
             case PowerConfig(exponent=exponent):
-                return derived.power(exponent)
+                return derived.power(exponent), str
             case ScaledConfig():
-                return derived.weighted_sum([self._scale(kernel)])
+                scale = self._scale(kernel)
+                return derived.weighted_sum([scale]), lambda: repr(scale)
             case NormalisedConfig():
-                return derived.normalised(self._variances(kernel, row_split), self._variances(kernel, column_split))
+                sides = [self._variances(kernel, split) for split in (row_split, column_split)]
+                return derived.normalised(*sides), cache(lambda: "-".join(map(checksum, sides)))
             case CentredConfig():
                 rows_N, columns_M = (self._statistic(kernel, split)[:, 0] for split in (row_split, column_split))
-                return derived.centred(rows_N, columns_M, float(self._statistic(kernel, train).mean()))
+                mean = float(self._statistic(kernel, train).mean())
+                known = cache(lambda: f"{checksum(rows_N)}-{checksum(columns_M)}-{mean!r}")
+                return derived.centred(rows_N, columns_M, mean), known
             case PosteriorConfig():
                 read_rows = self._slices(kernel, row_split)
                 same = row_split == column_split
-                return derived.posterior(read_rows, read_rows if same else self._slices(kernel, column_split))
+                combine = derived.posterior(read_rows, read_rows if same else self._slices(kernel, column_split))
+                splits = dict.fromkeys((row_split, column_split))
+                # Rows are read with every tile, as they are then.
+                return combine, lambda: "-".join(self._samples.statistic_version(kernel.name, one) for one in splits)
         raise AssertionError(f"{kernel.name} is not derived")
 
     def _scale(self, kernel: KernelGeometry) -> float:
@@ -237,7 +240,8 @@ class MatrixReader:
             case PosteriorConfig():
                 found_N -= np.square(self._statistic(kernel, split)).sum(axis=1)
                 return found_N
-        return self._combine(kernel, split, split)(diagonals, slice(None), slice(None))
+        combine, _ = self._combine(kernel, split, split)
+        return combine(diagonals, slice(None), slice(None))
 
     def _diagonal_of_components(self, kernel: KernelGeometry, split: str) -> Doubles:
         """Return the diagonal from the matrix: per sample only that of the whole kernel is stored."""

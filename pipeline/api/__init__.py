@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from ntkpipe.configs.loading import load_config as load_config
     from ntkpipe.configs.projection import Projection as Projection
     from ntkpipe.configs.run import RunConfig as RunConfig
-    from ntkpipe.pipeline.query.connecting import connect as connect
     from ntkpipe.pipeline.predictions import Predictions as Predictions
     from ntkpipe.pipeline.predictions import predict as predict
+    from ntkpipe.pipeline.query.connecting import connect as connect
     from ntkpipe.pipeline.query.run import Run as Run
     from ntkpipe.pipeline.query.run import open_run as open_run
     from ntkpipe.pipeline.run import extend as extend

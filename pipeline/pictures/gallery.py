@@ -13,7 +13,7 @@ from ntkpipe.pipeline.pictures.overview import Overview, PictureLimits
 from ntkpipe.pipeline.pictures.progress import Progress
 from ntkpipe.pipeline.pictures.workshop import Building, Workshop
 from ntkpipe.pipeline.query.matrices import KernelQuery
-from ntkpipe.pipeline.query.names import MatrixName
+from ntkpipe.pipeline.query.names import MatrixName, Spectrum
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.storage.kernel import AbstractMatrix
@@ -63,8 +63,20 @@ class _Compared:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class _Decomposed:
+    spectrum: Spectrum
+    stale_after: float = math.inf
+
+    @property
+    def nbytes(self) -> int:
+        energy = self.spectrum.label_energy
+        return self.spectrum.eigenvalues.nbytes + (0 if energy is None else energy.nbytes)
+
+
+@final
 class Gallery:
-    """Pictures of kernel matrices, orders of samples and comparisons of kernels. Thread safe.
+    """Pictures of kernel matrices, orders of samples, comparisons and spectra of kernels. Thread safe.
 
     Each is made once, by a thread of its own, and told as :class:`Building` until then. Runs are told apart by their id,
     so that a run that takes the place of another one has pictures of its own.
@@ -147,6 +159,30 @@ class Gallery:
             lambda progress: _Compared(compare(matrix_of(one, first), matrix_of(other, second), progress)),
         )
         return found if isinstance(found, Building) else found.comparison
+
+    def spectrum(
+        self, run: Run, name: MatrixName, max_samples: int, version: str, *, patient: bool = False
+    ) -> Spectrum | Building:
+        """Return the eigenvalues of a kernel.
+
+        Args:
+            run: That has it.
+            name: Of its matrix of the training split.
+            max_samples: As of :meth:`Run.spectrum`.
+            version: Of what is read; another one makes another spectrum.
+            patient: Wait for it.
+
+        Raises:
+            ConfigError: It has none.
+            TooLargeError: The matrix would be too large to decompose.
+            ChunkNotReadyError: A block that is needed is not committed yet.
+        """
+        found = self._workshop.ask(
+            (*_key(run), "spectrum", name, max_samples, version),
+            lambda progress: _Decomposed(run.reader.spectrum(name, max_samples)),
+            patient=patient,
+        )
+        return found if isinstance(found, Building) else found.spectrum
 
     def close(self) -> None:
         """Give up what is being made."""

@@ -1,7 +1,6 @@
 """Samples as people look at them: loaded from their source when the first one is asked for, and checked."""
 
-import time
-from collections import OrderedDict
+import math
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal, final
@@ -10,6 +9,7 @@ import numpy as np
 
 from ntkpipe.configs.errors import NtkPipeError, StorageError
 from ntkpipe.pipeline.pictures.images import as_pixels, brightness, draw_image
+from ntkpipe.pipeline.pictures.workshop import Building, Workshop
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.storage.features import FEATURES_STAGE
 from ntkpipe.storage.grid import shard_at
@@ -41,36 +41,44 @@ class Shown:
     """Of an image."""
 
 
-@dataclass(slots=True)
+@final
+@dataclass(frozen=True, slots=True)
 class _Split:
-    """A split that was asked for."""
+    """A split that was loaded, or why it was not."""
 
-    lock: Lock = field(default_factory=Lock)
     source: "ShownSplit | None" = None
     why: str | None = None
-    tried_at: float = 0.0
     range: tuple[float, float] = (0.0, 1.0)
     digests: dict[int, bool] = field(default_factory=dict)
     """By shard, whether its inputs are those of the run."""
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.source is None else self.source.num_bytes
+
+    @property
+    def stale_after(self) -> float:
+        return RETRY_SECONDS if self.source is None else math.inf
 
 
 @final
 class SampleShelf:
-    """The sources of the runs that samples were asked of. Thread safe.
+    """The sources of the runs that samples were asked of, loaded in the background. Thread safe.
 
     Args:
         trust_code: Whether code and files that a run names are run and opened.
-        max_bytes: Of inputs that stay in memory; those of the split that was asked for last always do.
+        max_bytes: Of inputs that stay in memory; those of the split that was loaded last always do.
+        wait_seconds: For which who asks waits for a source that is not loaded.
     """
 
-    def __init__(self, *, trust_code: bool = False, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, *, trust_code: bool = False, max_bytes: int = MAX_BYTES, wait_seconds: float = 0.5) -> None:
         self._trust_code = trust_code
         self._max_bytes = max_bytes
-        self._splits: OrderedDict[tuple[str, str, str], _Split] = OrderedDict()
-        self._lock = Lock()
+        self._loader = Workshop(max_bytes, wait_seconds=wait_seconds)
 
-    def show(self, run: Run, store: AbstractStore, split: str, position: int) -> Shown:
-        """Return a sample; what cannot be shown says why, and raises nothing.
+    def show(self, run: Run, store: AbstractStore, split: str, position: int) -> Shown | Building:
+        """Return a sample, or that its source is being loaded; what cannot be shown says why, and raises nothing.
 
         Args:
             run: Whose sample it is.
@@ -78,81 +86,64 @@ class SampleShelf:
             split: Of the run.
             position: In the split.
         """
-        found = self._found(run, split)
-        with found.lock:
-            self._load(found, run, split)
-            if found.source is None:
-                return Shown("none", why=found.why)
-            try:
-                problem = self._problem(found, run, store, split, position)
-                shown = Shown("none", why=problem) if problem else _shown(found, found.source, position)
-            except NtkPipeError as error:
-                shown = Shown("none", why=self._told(error))
-        self._trim()
-        return shown
-
-    def _found(self, run: Run, split: str) -> _Split:
-        key = (run.url, run.manifest.run_id, split)
-        with self._lock:
-            found = self._splits.setdefault(key, _Split())
-            self._splits.move_to_end(key)
+        found = self._loader.ask((run.url, run.manifest.run_id, split), lambda _: self._loaded(run, split))
+        if isinstance(found, Building):
             return found
+        if found.source is None:
+            return Shown("none", why=found.why)
+        # Not every source can be read by several threads.
+        with found.lock:
+            try:
+                problem = self._problem(found, found.source, run, store, split, position)
+                return Shown("none", why=problem) if problem else _shown(found, found.source, position)
+            except NtkPipeError as error:
+                return Shown("none", why=self._told(error))
 
-    def _load(self, found: _Split, run: Run, split: str) -> None:
-        if found.source is not None or (found.why and time.monotonic() - found.tried_at < RETRY_SECONDS):
-            return
-        found.tried_at = time.monotonic()
+    def close(self) -> None:
+        """Wait until nothing is being loaded."""
+        self._loader.close()
+
+    def _loaded(self, run: Run, split: str) -> _Split:
         try:
-            found.source, found.why = self._opened(run, split)
-            if found.source is not None:
-                found.range = _range(found.source)
+            return self._opened(run, split)
         except NtkPipeError as error:
-            found.source, found.why = None, self._told(error)
+            return _Split(why=self._told(error))
 
-    def _opened(self, run: Run, split: str) -> "tuple[ShownSplit | None, str | None]":
+    def _opened(self, run: Run, split: str) -> _Split:
         # Loads torch, which a service that is never asked for a sample does without.
         from ntkpipe.workers.sources.showing import ShownSplit, mistrust
 
         config = run.config.data.splits[split]
         reason = None if self._trust_code else mistrust(config, run.url, self._max_bytes)
         if reason is not None:
-            return None, reason
+            return _Split(why=reason)
         source = ShownSplit(split, config)
         if list(source.ids) != run.ids(split):
-            return None, "the samples at hand are not those of the run: their ids differ."
-        return source, None
+            return _Split(why="the samples at hand are not those of the run: their ids differ.")
+        return _Split(source, range=_range(source))
 
-    def _problem(self, found: _Split, run: Run, store: AbstractStore, split: str, position: int) -> str | None:
+    def _problem(
+        self, found: _Split, source: "ShownSplit", run: Run, store: AbstractStore, split: str, position: int
+    ) -> str | None:
         """Return why a sample is not shown: the inputs of its shard are not those that the run was computed from."""
         from ntkpipe.pipeline.identity import inputs_of  # loads torch
 
-        assert found.source is not None
         geometry = run.manifest.geometry
         index = position // geometry.shard_rows
         if index not in found.digests:
-            shard = shard_at(split, index, len(found.source.ids), geometry.shard_rows)
+            shard = shard_at(split, index, len(source.ids), geometry.shard_rows)
             try:
                 expected = inputs_of(Ledger(store).receipt(FEATURES_STAGE, shard.task).made_from)
             except StorageError:
                 return "the sample's shard has not been computed yet, so that nobody can tell whether this is it."
             if expected is None and not self._trust_code:
                 return "the run was made by an earlier version, which does not tell from which inputs."
-            found.digests[index] = expected in (None, found.source.digest(shard.start, shard.stop))
+            found.digests[index] = expected in (None, source.digest(shard.start, shard.stop))
         return None if found.digests[index] else "the samples at hand are not those of the run: their inputs differ."
 
     def _told(self, error: NtkPipeError) -> str:
         """Return what is said of an error: without trust nothing of what lies on this machine."""
         return error.message if self._trust_code else "the samples cannot be loaded here."
-
-    def _trim(self) -> None:
-        with self._lock:
-            sizes = {key: split.source.num_bytes for key, split in self._splits.items() if split.source is not None}
-            total = sum(sizes.values())
-            for key in list(self._splits)[:-1]:
-                if total <= self._max_bytes:
-                    break
-                total -= sizes.get(key, 0)
-                del self._splits[key]
 
 
 def _shown(found: _Split, source: "ShownSplit", position: int) -> Shown:

@@ -16,7 +16,6 @@ from ntkpipe.pipeline.pictures.progress import NotWantedError, Progress
 AT_ONCE: Final = 2
 """Things that are made side by side; others wait for their turn."""
 
-
 MAX_FAILURES: Final = 64
 """That wait to be told."""
 
@@ -79,7 +78,7 @@ class Workshop:
         with self._lock:
             return sum(piece.nbytes for piece, _ in self._kept.values())
 
-    def ask(self, key: Hashable, make: Callable[[Progress], Made]) -> Made | Building:
+    def ask(self, key: Hashable, make: Callable[[Progress], Made], *, patient: bool = False) -> Made | Building:
         """Return a piece, or how far it is; starts to make it if nobody has asked before.
 
         A piece that is out of date is returned until a newer one is ready. What went wrong in the making is raised to
@@ -88,6 +87,7 @@ class Workshop:
         Args:
             key: Equal keys mean equal pieces.
             make: Makes it, counting what is done; in another thread.
+            patient: Wait until it is ready, however long that takes.
         """
         with self._lock:
             found = self._kept.get(key)
@@ -105,7 +105,8 @@ class Workshop:
         if is_new:
             job.future.add_done_callback(lambda _: self._finish(key, job))
         try:
-            made: Made = job.future.result(0 if found is not None else self._wait_seconds)
+            seconds = None if patient else self._wait_seconds
+            made: Made = job.future.result(0 if found is not None else seconds)
         except (FutureTimeoutError, CancelledError, NotWantedError):
             return cast(Made, found[0]) if found is not None else Building(job.progress.done_fraction)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it is raised to who asked

@@ -9,7 +9,11 @@ import numpy as np
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.pipeline.query.names import Index, Positions
 
-_SLICE = re.compile(r"^(-?\d+)?:(-?\d+)?(?::(-?\d+))?$")
+_SLICE = re.compile(r"(-?[0-9]+)?:(-?[0-9]+)?(?::(-?[0-9]+))?")
+_NUMBER = re.compile(r"\s*[+-]?[0-9]+\s*")
+
+MAX_SHOWN = 200
+"""Characters of a sample id, or of a text, that a message repeats."""
 
 MAX_DIGITS = 18
 """Of a number in a text: of more, no position has."""
@@ -21,7 +25,7 @@ def parse_selection(text: str) -> slice | list[int] | list[str]:
     Raises:
         ConfigError: The text is none of these.
     """
-    match = _SLICE.match(text)
+    match = _SLICE.fullmatch(text)
     if match and all(len(part or "") <= MAX_DIGITS for part in match.groups()):
         start, stop, step = (int(part) if part else None for part in match.groups())
         if step == 0:
@@ -30,17 +34,18 @@ def parse_selection(text: str) -> slice | list[int] | list[str]:
     parts = text.split(",")
     if all(part.startswith("id:") for part in parts):
         return [part.removeprefix("id:") for part in parts]
-    try:
-        if all(len(part) <= MAX_DIGITS for part in parts):
-            return [int(part) for part in parts]
-    except ValueError:
-        pass
-    raise ConfigError(f"{text!r} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER.")
+    if all(len(part) <= MAX_DIGITS and _NUMBER.fullmatch(part) for part in parts):
+        return [int(part) for part in parts]
+    raise ConfigError(f"{_shown(text)} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER.")
 
 
 def is_single(index: Index) -> bool:
     """Return whether an index names one sample, so that its axis is dropped."""
     return isinstance(index, int | str | np.integer)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
 
 
 @final
@@ -97,7 +102,7 @@ class Ids:
             found = self.find(item)
             if found is None:
                 raise NotFoundError(
-                    f"split {self._split!r} has no sample {item!r}. Its {num} ids run from {self.names[0]!r} to "
+                    f"split {self._split!r} has no sample {_shown(item)}. Its {num} ids run from {self.names[0]!r} to "
                     f"{self.names[-1]!r}."
                 )
             return found

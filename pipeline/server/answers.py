@@ -1,6 +1,8 @@
 """From what was found to a response: documents, arrays in the format that was asked for, and what has not changed."""
 
+from collections.abc import Callable
 from hashlib import sha256
+from importlib.metadata import version
 from typing import Final
 
 from fastapi import Request
@@ -13,6 +15,30 @@ CHANGING: Final = {"cache-control": "no-store"}
 """For what is different each time."""
 
 ETAG_BYTES: Final = 16
+
+_MAKER: Final = version("ntkpipe").encode()
+"""Another version may tell the same in other bytes."""
+
+
+def answered(request: Request, etag: Callable[[], str], make: Callable[[str | None], Response]) -> Response:
+    """Return an answer with its ETag, or that it has not changed.
+
+    While it is made, blocks may be committed or repaired: then nobody knows which of them it tells of, and it has no ETag.
+
+    Args:
+        request: That is answered.
+        etag: Returns the ETag of the answer as it would be now; reads receipts at most.
+        make: Reads, and returns the answer with the ETag that it is given.
+    """
+    before = etag()
+    same = not_modified(request, before)
+    if same is not None:
+        return same
+    response = make(before)
+    if etag() != before:
+        del response.headers["etag"]
+        response.headers["cache-control"] = CHANGING["cache-control"]
+    return response
 
 
 def document(content: BaseModel, etag: str | None = None) -> Response:
@@ -27,7 +53,7 @@ def caching(etag: str | None) -> dict[str, str]:
 
 def etag_of(*parts: object) -> str:
     """Return the strong ETag of an answer that follows from some texts, bytes and numbers."""
-    digest = sha256()
+    digest = sha256(_MAKER)
     for part in parts:
         text = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
         digest.update(len(text).to_bytes(8, "little") + text)

@@ -41,6 +41,9 @@ VERSIONED = (runs, history, splits, kernels, similarities, solutions, analyses, 
 MAX_BLOCKS = 100
 """Of those that are missing, so many are named."""
 
+MAX_DETAIL = 4000
+"""Characters of a message, which may repeat what was asked."""
+
 
 @final
 class Application:
@@ -123,7 +126,7 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
             more["blocks"] = list(error.tasks[:MAX_BLOCKS])
         if isinstance(error, TooLargeError):
             more |= {"limit": error.limit, "asked": error.asked}
-        return refusal_of(error, service.told(error.message), **more).response()
+        return refusal_of(error, service.told(error.message)[:MAX_DETAIL], **more).response()
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, Refusal), "it is registered for these"
@@ -160,5 +163,5 @@ def _findings(error: RequestValidationError) -> str:
     texts = []
     for finding in error.errors()[:5]:
         place = ".".join(str(part)[:60] for part in finding["loc"][1:]) or "the question"
-        texts.append(f"{place}: {finding['msg']}")
+        texts.append(f"{place}: {finding['msg'].removeprefix('Value error, ')}")
     return f"{'; '.join(texts)}. See /v1/openapi.json for what can be asked."

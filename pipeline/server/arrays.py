@@ -1,10 +1,10 @@
 """From positions and values to the answer of a question for an array."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from fastapi import Request
 from starlette.responses import Response
 
@@ -14,7 +14,7 @@ from ntkpipe.pipeline.query.names import Positions
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.selection import parse_selection
 from ntkpipe.pipeline.query.views import names_of_rows
-from ntkpipe.pipeline.server.answers import caching, etag_of, not_modified
+from ntkpipe.pipeline.server.answers import answered, caching, etag_of
 from ntkpipe.pipeline.server.documents import ArrayDocument
 from ntkpipe.pipeline.server.problems import problems
 from ntkpipe.pipeline.server.questions import ArrayFormat
@@ -46,8 +46,8 @@ class Wanted:
     """An array that was asked for, before it is read."""
 
     shape: tuple[int, ...]
-    version: str
-    """Changes whenever its values do."""
+    version: Callable[[], str]
+    """Changes whenever its values do. It is asked for before they are read, and after."""
     row_ids: Callable[[], list[str]]
     read: Callable[[], Array]
     column_ids: Callable[[], list[str] | None] = lambda: None
@@ -66,16 +66,16 @@ def array_answer(
     """
     chosen = form or accepted(request.headers.get("accept", ""))
     num_cells = check_cells(service, wanted.shape, chosen)
-    etag = etag_of(opened.digest, wanted.version, chosen, *wanted.which)
-    found = not_modified(request, etag)
-    if found is not None:
-        return found
-    take_memory(request, service, num_cells * OVERHEAD[chosen] + 4096)
-    values = wanted.read()
-    answer = Answer(values, [], None) if chosen == "npy" else Answer(values, wanted.row_ids(), wanted.column_ids())
-    content = encode(answer, chosen)
-    service.metrics.read(num_cells)
-    return Response(content, media_type=MEDIA_TYPES[chosen], headers=caching(etag))
+
+    def make(etag: str | None) -> Response:
+        take_memory(request, service, num_cells * OVERHEAD[chosen] + 4096)
+        values = wanted.read()
+        answer = Answer(values, [], None) if chosen == "npy" else Answer(values, wanted.row_ids(), wanted.column_ids())
+        content = encode(answer, chosen)
+        service.metrics.read(num_cells)
+        return Response(content, media_type=MEDIA_TYPES[chosen], headers=caching(etag))
+
+    return answered(request, lambda: etag_of(opened.digest, wanted.version(), chosen, *wanted.which), make)
 
 
 def accepted(header: str) -> ArrayFormat:
@@ -89,12 +89,12 @@ def accepted(header: str) -> ArrayFormat:
 
 
 def check_cells(service: Service, shape: Sequence[int], form: ArrayFormat) -> int:
-    """Return how many values an array of a shape has.
+    """Return how many values an array of a shape has; an axis without any counts as one, since the others have names.
 
     Raises:
         TooLargeError: They are too many for one answer.
     """
-    num_cells = int(np.prod(shape, dtype=object)) if len(shape) else 1
+    num_cells = math.prod(max(1, size) for size in shape)
     limit = service.settings.max_cells
     advice = "Ask for fewer rows or columns at a time"
     if form == "json" and service.settings.max_json_cells < limit:

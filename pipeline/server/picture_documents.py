@@ -169,7 +169,7 @@ class SampleDocument(BaseModel):
     outputs: list[Number] | None = Field(description="Of the network; null without one, or before it has run.")
     member_outputs: dict[str, list[Number]] = Field({}, description="Where the model has several members.")
     predictions: dict[str, list[Number]] = Field(description="By solution.")
-    shown_as: Literal["image", "text", "none"]
+    shown_as: Literal["image", "text", "none", "loading"] = Field(description="loading: ask again.")
     text: str | None = None
     why: str | None = Field(None, description="There is nothing to be shown.")
 

@@ -1,9 +1,9 @@
 """What can be asked in a query string or in the body of a POST: the same, but that bodies hold lists."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from ntkpipe.pipeline.query.names import Missing
 
@@ -14,9 +14,22 @@ SplitName = Annotated[str, Path(description="Of a split.")]
 KernelName = Annotated[str, Path(description="NAME, or NAME@MEMBER where the model has several members.")]
 SolutionName = Annotated[str, Path(description="Of a solution.")]
 
+MAX_FIELDS: Final = 50
+"""Of a question; none knows as many."""
+
 Text = Annotated[str, Field(description="0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER; all by default.")]
+
+
+def _of_one_kind(selection: Any) -> Any:
+    """Refuse a list as a whole: to tell of each of a million wrong items would take most of a minute."""
+    if isinstance(selection, list) and not {*map(type, selection)} <= {int} and not {*map(type, selection)} <= {str}:
+        raise ValueError("Input should be a list of positions, or a list of sample ids")
+    return selection
+
+
 Selection = Annotated[
     StrictStr | list[StrictInt] | list[StrictStr],
+    BeforeValidator(_of_one_kind),
     Field(description="A text as in a query string, positions, or sample ids as they are."),
 ]
 
@@ -24,7 +37,11 @@ ArrayFormat = Literal["npy", "arrow", "json"]
 Wanted = Annotated[ArrayFormat | None, Field(description="By default what the Accept header asks for, else json.")]
 Split = Annotated[str | None, Field(description="The training split by default.")]
 Layers = Annotated[
-    str, Field(description="Components of a layerwise kernel that are summed: names or patterns, separated by commas.")
+    str,
+    Field(
+        max_length=1 << 16,
+        description="Components of a layerwise kernel that are summed: names or patterns, separated by commas.",
+    ),
 ]
 Transforms = Annotated[str, Field(description="cosine, centred, or both, in the order in which they are applied.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
@@ -34,6 +51,13 @@ class Question(BaseModel):
     """A question; what is not known is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > MAX_FIELDS:
+            raise ValueError(f"{len(data):,} fields were given; no question has more than {MAX_FIELDS}")
+        return data
 
 
 STRICT: Final = ConfigDict(strict=True)

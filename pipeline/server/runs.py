@@ -9,7 +9,7 @@ from hashlib import sha256
 from threading import Lock
 from typing import Final, final
 
-from ntkpipe.configs.errors import NotFoundError, NtkPipeError, StorageError
+from ntkpipe.configs.errors import NotFoundError, StorageError
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.storage import layout
@@ -40,11 +40,8 @@ class Opened:
     """When its manifest was written, by the store's clock."""
     manifest: bytes
     """As it is stored."""
-
-    @property
-    def digest(self) -> str:
-        """Of the manifest: runs that are not the same have others."""
-        return sha256(self.manifest).hexdigest()
+    digest: str
+    """Of the manifest: runs that are not the same have others."""
 
 
 @final
@@ -119,7 +116,7 @@ class Runs:
         if found is None:
             self._require_listed(name)
             return self._keep(name, self._opened_now(name))
-        modified = found.store.modified(layout.MANIFEST)
+        modified = self._modified(name)
         if modified is None:
             self._forget(name)
             raise _missing(name)
@@ -152,24 +149,31 @@ class Runs:
 
     def _has_manifest(self, name: str) -> bool:
         try:
-            return open_store(f"{self._url}/{name}").exists(layout.MANIFEST)
-        except NtkPipeError:
-            return True  # it is listed, and told to be unreadable
+            return self._store.exists(f"{name}/{layout.MANIFEST}")
+        except StorageError:
+            return False  # such as a link that leads out of the root
+
+    def _modified(self, name: str) -> float | None:
+        """Return when a run's manifest was written, None where there is none inside the root.
+
+        The root's store is asked, since it follows no symbolic link out of the root; a run's own would begin behind it.
+        """
+        return self._store.modified(layout.MANIFEST if name == self.own_name else f"{name}/{layout.MANIFEST}")
 
     def _require_listed(self, name: str) -> None:
         listed = [self.own_name] if self.own_name is not None else self._store.folders() if _is_name(name) else []
-        if name not in listed:
+        if name not in listed or (self.own_name is None and not self._has_manifest(name)):
             raise _missing(name)
 
     def _opened_now(self, name: str) -> Opened:
         store = self._store_of(name)
         # The time first: a run that is replaced in between is then opened once more.
-        modified, data = store.modified(layout.MANIFEST), store.get(layout.MANIFEST)
+        modified, data = self._modified(name), store.get(layout.MANIFEST)
         if modified is None or data is None:
             self._forget(name)
             raise _missing(name)
         reader = self._open_reader(store)
-        return Opened(name, Run(reader), reader, store, modified, data)
+        return Opened(name, Run(reader), reader, store, modified, data, sha256(data).hexdigest())
 
     def _keep(self, name: str, opened: Opened) -> Opened:
         with self._lock:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from ntkpipe.configs.errors import NotFoundError
-from ntkpipe.pipeline.server.answers import caching, document, etag_of, not_modified
+from ntkpipe.pipeline.server.answers import answered, caching, document, etag_of
 from ntkpipe.pipeline.server.documents import FileList
 from ntkpipe.pipeline.server.problems import problems
 from ntkpipe.pipeline.server.questions import RunName
@@ -29,8 +29,11 @@ def files(request: Request, service: ServiceOf, run: RunName, analysis: Analysis
     """List the files of an analysis."""
     opened = service.open(run)
     found = [key.rpartition("/")[2] for key in opened.run.analysis_files(analysis)]
-    etag = etag_of(opened.digest, "files", analysis, opened.reader.analysis_version(analysis))
-    return not_modified(request, etag) or document(FileList(files=found), etag)
+    return answered(
+        request,
+        lambda: etag_of(opened.digest, "files", analysis, opened.reader.analysis_version(analysis)),
+        lambda etag: document(FileList(files=found), etag),
+    )
 
 
 @router.get(
@@ -57,9 +60,9 @@ def file(
     found = [key.rpartition("/")[2] for key in opened.run.analysis_files(analysis)]
     if file not in found:
         raise NotFoundError(f"analysis {analysis!r} has left no {file[:100]!r}. Its files are: {', '.join(found)}.")
-    etag = etag_of(opened.digest, "file", analysis, file, opened.reader.analysis_version(analysis))
-    same = not_modified(request, etag)
-    if same is not None:
-        return same
     media_type = MEDIA_TYPES.get(file.rpartition(".")[2], OTHER)
-    return Response(opened.run.analysis(analysis, file), media_type=media_type, headers=caching(etag))
+    return answered(
+        request,
+        lambda: etag_of(opened.digest, "file", analysis, file, opened.reader.analysis_version(analysis)),
+        lambda etag: Response(opened.run.analysis(analysis, file), media_type=media_type, headers=caching(etag)),
+    )

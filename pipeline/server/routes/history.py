@@ -35,6 +35,9 @@ router = APIRouter(tags=["history"])
 
 MAX_FAILURES: Final = 1000
 
+MAX_NAME_BYTES: Final = 200
+"""Of a part of a task's id; file systems allow little more with what is added to it."""
+
 Stage = Annotated[str, Path(description="Such as features, kernel or solve.")]
 
 
@@ -42,7 +45,7 @@ Stage = Annotated[str, Path(description="Such as features, kernel or solve.")]
 def events(
     service: ServiceOf,
     run: RunName,
-    after: Annotated[int, Query(ge=0, description="How many were seen.")] = 0,
+    after: Annotated[int, Query(ge=0, le=2**53, description="How many were seen.")] = 0,
     limit: Limit = 500,
 ) -> Response:
     """Tell what happened, as it was logged, oldest first; what cannot be read is left out."""
@@ -135,8 +138,11 @@ def _ledger(opened: Opened, stage: str) -> Ledger:
 def _require_name(key: str, what: str) -> None:
     try:
         checked_key(key)
-    except StorageError:
-        raise NotFoundError(f"there is no {what[:200]!r}.") from None
+        possible = all(len(part.encode()) <= MAX_NAME_BYTES for part in key.split("/"))
+    except (StorageError, UnicodeEncodeError):
+        possible = False
+    if not possible:
+        raise NotFoundError(f"there is no {what[:200]!r}.")
 
 
 def _receipt_item(found: Receipt) -> ReceiptItem:

@@ -98,7 +98,7 @@ def diagonal(
     shape, _ = opened.run.shape_of(kernel, of_samples=True)
     wanted = Wanted(
         (len(ids),) if shape.width == 1 else (len(ids), shape.width),
-        opened.reader.diagonal_version(kernel, split),
+        lambda: opened.reader.diagonal_version(kernel, split),
         lambda: ids,
         lambda: opened.run.diagonal(kernel, split),
         which=("diagonal", kernel, split),
@@ -121,7 +121,7 @@ def _entries(
     at, columns = selected(opened.run, name.rows, rows), selected(opened.run, name.columns, cols)
     wanted = Wanted(
         (len(at) * width, len(columns) * width),
-        opened.reader.version(name, _spread(at, width), _spread(columns, width)),
+        lambda: opened.reader.version(name, _spread(at, width), _spread(columns, width)),
         lambda: names_of(opened.run, name.rows, at, width),
         lambda: query.read(at, columns, missing=options.missing),
         lambda: names_of(opened.run, name.columns, columns, width),
@@ -143,7 +143,7 @@ def _errors(
     name = MatrixName(kernel, row_split, column_split)
     wanted = Wanted(
         (len(at) * width, len(columns) * width),
-        opened.reader.errors_version(name, at, columns),
+        lambda: opened.reader.errors_version(name, at, columns),
         lambda: names_of(opened.run, row_split, at, width),
         lambda: query[at, columns],
         lambda: names_of(opened.run, column_split, columns, width),
@@ -169,7 +169,7 @@ def _features(
     per_sample = found.num_values
     wanted = Wanted(
         (num_groups, len(at), per_sample // num_groups) if num_groups else (len(at), per_sample),
-        opened.reader.features_version(kernel, split, at),
+        lambda: opened.reader.features_version(kernel, split, at),
         lambda: names_of(opened.run, split, at),
         lambda: found[at],
         which=("features", kernel, split, digest_of(at)),

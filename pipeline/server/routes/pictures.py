@@ -8,16 +8,16 @@ from starlette.responses import Response
 from ntkpipe.configs.errors import ChunkNotReadyError, ConfigError, NotFoundError
 from ntkpipe.pipeline.pictures.colours import DIVERGING, PALETTES, hex_colours, symmetric
 from ntkpipe.pipeline.pictures.drawing import draw_tile
-from ntkpipe.pipeline.pictures.gallery import Gallery, possible_orders
+from ntkpipe.pipeline.pictures.gallery import possible_orders
 from ntkpipe.pipeline.pictures.overview import Overview
 from ntkpipe.pipeline.pictures.workshop import Building
 from ntkpipe.pipeline.query.formats import Answer, encode
 from ntkpipe.pipeline.query.matrices import KernelQuery
 from ntkpipe.pipeline.query.run import Run
-from ntkpipe.pipeline.server.answers import CHANGING, caching, document, etag_of, not_modified
+from ntkpipe.pipeline.server.answers import CHANGING, JSON, caching, document, etag_of, not_modified
+from ntkpipe.pipeline.server.background import BUILDING, building, gallery_of
 from ntkpipe.pipeline.server.documents import ArrayDocument
 from ntkpipe.pipeline.server.picture_documents import (
-    BuildingDocument,
     CompareAsked,
     ComparisonDocument,
     HoverAsked,
@@ -31,13 +31,9 @@ from ntkpipe.pipeline.server.picture_documents import (
 from ntkpipe.pipeline.server.problems import problems
 from ntkpipe.pipeline.server.questions import KernelName, RunName
 from ntkpipe.pipeline.server.routes import samples
-from ntkpipe.pipeline.server.service import Service, ServiceOf
-
-RETRY_SECONDS = 1
+from ntkpipe.pipeline.server.service import ServiceOf
 
 KERNEL = "/runs/{run}/kernels/{kernel}"
-
-BUILDING: dict[int | str, dict[str, Any]] = {202: {"model": BuildingDocument, "description": "It is being made."}}
 
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "It is what the client has."}}
 
@@ -132,7 +128,7 @@ def order(
     if isinstance(found, Building):
         return building(found)
     answer = Answer(found.positions, [ids[position] for position in found.positions])
-    return Response(encode(answer, "json"), media_type="application/json", headers=CHANGING)
+    return Response(encode(answer, "json"), media_type=JSON, headers=CHANGING)
 
 
 @router.get(
@@ -187,18 +183,6 @@ def compare(run: RunName, asked: Annotated[CompareAsked, Query()], service: Serv
         sampled=found.num_compared < found.num_samples,
     )
     return document(content)
-
-
-def gallery_of(service: Service) -> Gallery:
-    """Return the pictures of a service."""
-    return service.part(Gallery, Gallery)
-
-
-def building(found: Building) -> Response:
-    """Return the answer to who asks for what is not ready."""
-    content = BuildingDocument(done=found.done_fraction)
-    headers = CHANGING | {"retry-after": str(RETRY_SECONDS)}
-    return Response(content.model_dump_json(), 202, headers, "application/json")
 
 
 def _etag(found: Overview, query: KernelQuery, *more: object) -> str | None:

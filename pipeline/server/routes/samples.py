@@ -6,13 +6,15 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from ntkpipe.configs.errors import ConfigError, NotFoundError, StorageError
-from ntkpipe.pipeline.pictures.samples import SampleShelf
+from ntkpipe.pipeline.pictures.samples import Shown
+from ntkpipe.pipeline.pictures.workshop import Building
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.server.answers import caching, document, etag_of, not_modified
+from ntkpipe.pipeline.server.background import AGAIN, BUILDING, building, shelf_of
 from ntkpipe.pipeline.server.picture_documents import SampleDocument
 from ntkpipe.pipeline.server.problems import problems
 from ntkpipe.pipeline.server.questions import RunName, SplitName
-from ntkpipe.pipeline.server.service import Service, ServiceOf
+from ntkpipe.pipeline.server.service import ServiceOf
 
 SAMPLE = "/runs/{run}/splits/{split}/samples/{sample:path}"
 
@@ -31,14 +33,19 @@ router = APIRouter(tags=["samples"])
 @router.get(
     SAMPLE + "/picture",
     response_class=Response,
-    responses=PICTURE | problems(404, 422),
+    responses=PICTURE | BUILDING | problems(404, 422),
     summary="The image of a sample",
 )
 def picture(run: RunName, split: SplitName, sample: SampleName, service: ServiceOf, request: Request) -> Response:
-    """Return a sample's input as an image, one pixel for each of its own; 404 where it is none."""
+    """Return a sample's input as an image, one pixel for each of its own; 404 where it is none.
+
+    The data set is loaded in the background when its first sample is asked for.
+    """
     opened = service.open(run)
     position = position_of(opened.run, split, sample)
     shown = shelf_of(service).show(opened.run, opened.store, split, position)
+    if isinstance(shown, Building):
+        return building(shown)
     if shown.png is None:
         raise NotFoundError(shown.why or f"sample {sample!r} is no image.")
     etag = etag_of(opened.run.manifest.run_id, split, position, shown.png.hex())
@@ -53,7 +60,7 @@ def picture(run: RunName, split: SplitName, sample: SampleName, service: Service
     summary="A sample",
 )
 def sample(run: RunName, split: SplitName, sample: SampleName, service: ServiceOf) -> Response:
-    """Tell what is known of a sample, and how it can be shown."""
+    """Tell what is known of a sample, and how it can be shown; ``loading`` until its data set is at hand: ask again."""
     opened = service.open(run)
     position = position_of(opened.run, split, sample)
     shown = shelf_of(service).show(opened.run, opened.store, split, position)
@@ -68,16 +75,19 @@ def sample(run: RunName, split: SplitName, sample: SampleName, service: ServiceO
             member: found for member in members if (found := _outputs(opened.run, split, member, position)) is not None
         },
         predictions=_predictions(opened.run, split, position),
-        shown_as=shown.kind,
-        text=shown.text,
-        why=shown.why,
+        **_shown(shown),
     )
-    return document(content)
+    response = document(content)
+    if isinstance(shown, Building):
+        response.headers.update(AGAIN)
+    return response
 
 
-def shelf_of(service: Service) -> SampleShelf:
-    """Return the samples of a service."""
-    return service.part(SampleShelf, lambda: SampleShelf(trust_code=service.settings.trust_code))
+def _shown(shown: Shown | Building) -> dict[str, Any]:
+    """Return the part of the document that says how a sample is shown."""
+    if isinstance(shown, Building):
+        return {"shown_as": "loading"}
+    return {"shown_as": shown.kind, "text": shown.text, "why": shown.why}
 
 
 def position_of(run: Run, split: str, sample: str) -> int:

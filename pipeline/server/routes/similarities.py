@@ -7,9 +7,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from ntkpipe.configs.errors import ConfigError, TooLargeError
+from ntkpipe.pipeline.pictures.workshop import Building
 from ntkpipe.pipeline.query.names import MatrixName, Nearest, Positions
-from ntkpipe.pipeline.server.answers import document, etag_of, not_modified
+from ntkpipe.pipeline.server.answers import answered, document, etag_of
 from ntkpipe.pipeline.server.arrays import digest_of, parts, selected
+from ntkpipe.pipeline.server.background import BUILDING, building, gallery_of, would_ask_again
 from ntkpipe.pipeline.server.documents import NeighborItem, NeighborList, SampleNeighbors, SpectrumDocument
 from ntkpipe.pipeline.server.labels import label_of
 from ntkpipe.pipeline.server.problems import problems
@@ -52,7 +54,7 @@ def neighbors_of_form(
     return _neighbors(request, service, run, kernel, question.rows, question)
 
 
-@router.get("/spectrum", response_model=SpectrumDocument, responses=SAME)
+@router.get("/spectrum", response_model=SpectrumDocument, responses=SAME | BUILDING)
 def spectrum(
     request: Request,
     service: ServiceOf,
@@ -60,27 +62,37 @@ def spectrum(
     kernel: KernelName,
     question: Annotated[SpectrumQuestion, Query()],
 ) -> Response:
-    """Return eigenvalues of the training matrix, and which share of the labels its eigenvectors explain."""
+    """Return eigenvalues of the training matrix, and which share of the labels its eigenvectors explain.
+
+    With ``Prefer: respond-async`` a client is not kept waiting, but told to ask again.
+    """
     opened = service.open(run)
     name = opened.run.kernel(kernel, layers=parts(question.layers), transforms=parts(question.transforms)).name
-    num = min(question.max_samples, opened.run.manifest.geometry.splits[name.rows].num_samples)
-    every = np.arange(opened.run.manifest.geometry.splits[name.rows].num_samples * opened.run.shape_of(kernel)[0].width)
-    version = opened.reader.version(name, every, every), opened.reader.samples_version(name.rows)
-    etag = etag_of(opened.digest, "spectrum", name, question.max_samples, *version)
-    same = not_modified(request, etag)
-    if same is not None:
-        return same
-    take_memory(request, service, 32 * num * num)
-    found = opened.reader.spectrum(name, question.max_samples)
-    energy = found.label_energy
-    return document(
-        SpectrumDocument(
-            eigenvalues=found.eigenvalues.tolist(),
-            label_energy=None if energy is None else energy.tolist(),
-            num_samples=found.num_samples,
-        ),
-        etag,
-    )
+    num_samples, width = len(opened.run.ids(name.rows)), opened.run.shape_of(kernel)[0].width
+
+    def etag() -> str:
+        every = np.arange(num_samples * width)
+        version = opened.reader.version(name, every, every), opened.reader.samples_version(name.rows)
+        return etag_of(opened.digest, "spectrum", name, question.max_samples, *version)
+
+    def make(etag: str | None) -> Response:
+        num = min(question.max_samples, num_samples)
+        take_memory(request, service, 32 * num * num)
+        gallery, patient = gallery_of(service), not would_ask_again(request)
+        found = gallery.spectrum(opened.run, name, question.max_samples, str(etag), patient=patient)
+        if isinstance(found, Building):
+            return building(found)
+        energy = found.label_energy
+        return document(
+            SpectrumDocument(
+                eigenvalues=found.eigenvalues.tolist(),
+                label_energy=None if energy is None else energy.tolist(),
+                num_samples=found.num_samples,
+            ),
+            etag,
+        )
+
+    return answered(request, etag, make)
 
 
 def _neighbors(
@@ -104,16 +116,21 @@ def _neighbors(
             limit=limit,
             asked=len(at) * options.k,
         )
-    every = np.arange(query.shape[1])
-    version = opened.reader.version(name, at, every), opened.reader.samples_version(name.columns)
-    etag = etag_of(opened.digest, "neighbors", name, digest_of(at), options.k, options.opposed, options.label, *version)
-    same = not_modified(request, etag)
-    if same is not None:
-        return same
-    take_memory(request, service, len(at) * options.k * NEIGHBOR_BYTES + (64 << 20))
-    found = opened.reader.nearest(name, at, options.k, opposed=options.opposed, label=options.label)
-    service.metrics.read(len(at) * query.shape[1])
-    return document(_listed(opened, name, at, found), etag)
+    num_columns = len(opened.run.ids(name.columns))
+    which = (name, digest_of(at), options.k, options.opposed, options.label)
+
+    def etag() -> str:
+        every = np.arange(num_columns)
+        version = opened.reader.version(name, at, every), opened.reader.samples_version(name.columns)
+        return etag_of(opened.digest, "neighbors", *which, *version)
+
+    def make(etag: str | None) -> Response:
+        take_memory(request, service, len(at) * options.k * NEIGHBOR_BYTES + (64 << 20))
+        found = opened.reader.nearest(name, at, options.k, opposed=options.opposed, label=options.label)
+        service.metrics.read(len(at) * num_columns)
+        return document(_listed(opened, name, at, found), etag)
+
+    return answered(request, etag, make)
 
 
 def _listed(opened: Opened, name: MatrixName, at: Positions, found: Nearest) -> NeighborList:

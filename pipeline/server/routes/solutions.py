@@ -7,8 +7,9 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from ntkpipe.configs.errors import ConfigError
+from ntkpipe.pipeline.query.names import AttributionSummary as Summary
 from ntkpipe.pipeline.query.names import Neighbor, Positions
-from ntkpipe.pipeline.server.answers import document, etag_of, not_modified
+from ntkpipe.pipeline.server.answers import answered, document, etag_of
 from ntkpipe.pipeline.server.arrays import ARRAY, Wanted, array_answer, digest_of, names_of, selected
 from ntkpipe.pipeline.server.documents import AttributionSummary, ClassShare, Contribution
 from ntkpipe.pipeline.server.labels import label_of
@@ -41,9 +42,12 @@ Rows = str | list[int] | list[str]
 def record(request: Request, service: ServiceOf, run: RunName, solution: SolutionName) -> Response:
     """Tell how a solution was found and how well it solves its system."""
     opened = service.open(run)
-    found = opened.run.solution_record(solution)
-    etag = etag_of(opened.digest, "record", solution, opened.reader.solution_version(solution))
-    return not_modified(request, etag) or document(found, etag)
+    opened.run.num_targets(solution)  # there is one of that name
+    return answered(
+        request,
+        lambda: etag_of(opened.digest, "record", solution, opened.reader.solution_version(solution)),
+        lambda etag: document(opened.run.solution_record(solution), etag),
+    )
 
 
 @router.get("/coefficients", response_model=None, responses=ARRAY)
@@ -118,35 +122,18 @@ def attribution_summary(
     opened = service.open(run)
     split = question.split or opened.run.train_split
     at = _single(selected(opened.run, split, question.sample))
-    version = opened.reader.attributions_version(solution, split, at), opened.reader.solution_version(solution)
-    etag = etag_of(opened.digest, "summary", solution, split, digest_of(at), question.target, question.k, *version)
-    same = not_modified(request, etag)
-    if same is not None:
-        return same
-    take_memory(request, service, 1 << 20)
-    found = opened.run.attribution_summary(solution, int(at[0]), split, target=question.target, k=question.k)
-    labels = opened.run.labels(opened.run.train_split)
-    return document(
-        AttributionSummary(
-            sample=found.sample_id,
-            position=found.position,
-            target=found.target,
-            prediction=found.prediction,
-            total=found.total,
-            by_class=[
-                ClassShare(
-                    label=share.label,
-                    num_samples=share.num_samples,
-                    positive=share.positive,
-                    negative=share.negative,
-                )
-                for share in found.by_class
-            ],
-            helpful=_contributions(found.helpful, labels),
-            harmful=_contributions(found.harmful, labels),
-        ),
-        etag,
-    )
+    opened.run.ids(opened.run.train_split)  # there are as many as the manifest says
+
+    def etag() -> str:
+        version = opened.reader.attributions_version(solution, split, at), opened.reader.samples_version(split)
+        return etag_of(opened.digest, "summary", solution, split, digest_of(at), question.target, question.k, *version)
+
+    def make(etag: str | None) -> Response:
+        take_memory(request, service, 1 << 20)
+        found = opened.run.attribution_summary(solution, int(at[0]), split, target=question.target, k=question.k)
+        return document(_summed_up(found, opened.run.labels(opened.run.train_split)), etag)
+
+    return answered(request, etag, make)
 
 
 @router.get("/extras/{what}", response_model=None, responses=ARRAY)
@@ -164,7 +151,7 @@ def extra(
     found = np.atleast_1d(opened.run.solution_extra(solution, what))
     wanted = Wanted(
         found.shape,
-        opened.reader.solution_version(solution),
+        lambda: opened.reader.solution_version(solution),
         lambda: [str(position) for position in range(len(found))],
         lambda: found,
         which=("extra", solution, what),
@@ -182,7 +169,7 @@ def _coefficients(
     at = selected(opened.run, split, rows)
     wanted = Wanted(
         (len(at), geometry.solution_targets[geometry.solutions.index(solution)]),
-        opened.reader.solution_version(solution),
+        lambda: opened.reader.solution_version(solution),
         lambda: names_of(opened.run, split, at),
         lambda: opened.run.solution(solution)[at],
         which=("coefficients", solution, digest_of(at)),
@@ -206,7 +193,7 @@ def _predictions(
     at = selected(opened.run, split, rows)
     wanted = Wanted(
         (len(at), geometry.solution_targets[geometry.solutions.index(solution)]),
-        opened.reader.solution_version(solution),
+        lambda: opened.reader.solution_version(solution),
         lambda: names_of(opened.run, split, at),
         lambda: opened.run.predictions(solution, split)[at],
         which=("predictions", solution, split, digest_of(at)),
@@ -230,7 +217,7 @@ def _attributions(
     num, targets = geometry.splits[train].num_samples, geometry.solution_targets[geometry.solutions.index(solution)]
     wanted = Wanted(
         (len(at), num, targets) if question.target is None else (len(at), num),
-        opened.reader.attributions_version(solution, split, at),
+        lambda: opened.reader.attributions_version(solution, split, at),
         lambda: names_of(opened.run, split, at),
         lambda: opened.run.attributions(solution, at, split, target=question.target),
         lambda: opened.run.ids(train),
@@ -243,6 +230,24 @@ def _single(at: Positions) -> Positions:
     if len(at) != 1:
         raise ConfigError(f"a summary is of one sample; {len(at)} were asked for.")
     return at
+
+
+def _summed_up(found: Summary, labels: Array | None) -> AttributionSummary:
+    return AttributionSummary(
+        sample=found.sample_id,
+        position=found.position,
+        target=found.target,
+        prediction=found.prediction,
+        total=found.total,
+        by_class=[
+            ClassShare(
+                label=share.label, num_samples=share.num_samples, positive=share.positive, negative=share.negative
+            )
+            for share in found.by_class
+        ],
+        helpful=_contributions(found.helpful, labels),
+        harmful=_contributions(found.harmful, labels),
+    )
 
 
 def _contributions(found: tuple[Neighbor, ...], labels: Array | None) -> list[Contribution]:

@@ -49,7 +49,7 @@ def labels(
 
     wanted = Wanted(
         (shape.num_samples,) if shape.labels == "classes" else (shape.num_samples, shape.num_targets),
-        opened.reader.samples_version(split),
+        lambda: opened.reader.samples_version(split),
         lambda: names,
         read,
         which=("labels", split),
@@ -66,7 +66,7 @@ def outputs(
     at = selected(opened.run, split, question.rows)
     wanted = Wanted(
         (len(at), opened.run.manifest.geometry.num_outputs),
-        opened.reader.outputs_version(split, at),
+        lambda: opened.reader.outputs_version(split, at),
         lambda: names_of(opened.run, split, at),
         lambda: opened.run.outputs(split, question.member, at),
         which=("outputs", split, question.member, digest_of(at)),

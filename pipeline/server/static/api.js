@@ -48,7 +48,8 @@ export function keepToken(text) {
 /** Fetch; ask for the token where one is needed, and again where the service is busy. */
 export async function ask(path, { signal, accept = "application/json" } = {}) {
   for (let tries = 1; ; tries += 1) {
-    const headers = { Accept: accept };
+    // The service tells how far it is rather than to keep a page waiting.
+    const headers = { Accept: accept, Prefer: "respond-async" };
     const used = token();
     if (used) headers.Authorization = `Bearer ${used}`;
     let answer;
@@ -77,20 +78,23 @@ export async function json(path, options) {
 }
 
 /** Ask until the answer is ready (202 says how far it is). */
-export async function ready(path, { signal, progress }) {
-  for (let tries = 1; ; tries += 1) {
-    const answer = await ask(path, { signal });
-    const document = await answer.json();
-    if (answer.status !== 202) return document;
-    progress(document);
-    // What is small is ready at once.
-    await pause(tries <= EAGER_TRIES ? EAGER_SECONDS : retryAfter(answer), signal);
-  }
+export async function ready(path, { signal, progress = () => {} }) {
+  return (await finished(path, { signal }, async (answer) => progress(await answer.json()))).json();
 }
 
-/** Ask for a picture. */
+/** Ask until the picture is ready. */
 export async function picture(path, options) {
-  return (await ask(path, { ...options, accept: "image/png" })).blob();
+  return (await finished(path, { ...options, accept: "image/png" })).blob();
+}
+
+async function finished(path, options, early = async () => {}) {
+  for (let tries = 1; ; tries += 1) {
+    const answer = await ask(path, options);
+    if (answer.status !== 202) return answer;
+    await early(answer);
+    // What is small is ready at once.
+    await pause(tries <= EAGER_TRIES ? EAGER_SECONDS : retryAfter(answer), options.signal);
+  }
 }
 
 /** Wait; an abort ends it. */

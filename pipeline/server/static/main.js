@@ -39,7 +39,8 @@ async function open() {
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
     if (!error.kind) console.error(error);
-    put(content, el("h1", {}, "This page cannot be shown"), problem(error, open));
+    const ways = el("p", {}, el("a", { href: "#/" }, "See all runs"));
+    put(content, el("h1", {}, "This page cannot be shown"), problem(error, open), ways);
   }
 }
 

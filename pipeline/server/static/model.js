@@ -1,10 +1,27 @@
 // What a run's manifest says, in the terms of these pages.
 
-import { address, json } from "./api.js";
+import { address, json, pause } from "./api.js";
+
+/** Seconds after which a sample is asked for again whose data set is being loaded. */
+const LOADING = 1;
 
 /** Return the manifest of a run. */
 export async function manifestOf(run, signal) {
   return (await json(address(["runs", run]), { signal })).manifest;
+}
+
+/** What is known of a sample; how it is shown may still be "loading". */
+export function sampleOf(run, split, sample, signal) {
+  return json(address(["runs", run, "splits", split, "samples", sample]), { signal });
+}
+
+/** What is known of a sample once its data set is loaded. */
+export async function loadedSample(run, split, sample, signal) {
+  for (;;) {
+    const told = await sampleOf(run, split, sample, signal);
+    if (told.shown_as !== "loading") return told;
+    await pause(LOADING, signal);
+  }
 }
 
 /** Every kernel matrix: NAME, or NAME@MEMBER. */
@@ -20,21 +37,36 @@ export function kernelOf(geometry, reference) {
   return geometry.kernels.find((kernel) => kernel.name === name) ?? null;
 }
 
-/** The pairs of splits of a kernel that the explorer can draw. */
-export function pairsOf(geometry) {
-  return geometry.pairs;
+/** All splits, the training split first. */
+export function splitsOf(geometry) {
+  return [...new Set([geometry.train_split, ...Object.keys(geometry.splits)])];
 }
 
-/** Splits whose samples have neighbours: they are rows of a matrix with the training samples. */
-export function askedSplits(geometry) {
-  const splits = geometry.pairs.filter(([, columns]) => columns === geometry.train_split).map(([rows]) => rows);
-  return [...new Set([geometry.train_split, ...splits])].filter((split) => split in geometry.splits);
+/** Whether a kernel is stored between two splits; a symmetric one is also read as a transpose. */
+export function isStored(geometry, kernel, rows, columns) {
+  const has = (one, other) => geometry.pairs.some((pair) => pair[0] === one && pair[1] === other);
+  return has(rows, columns) || (kernel.symmetric && has(columns, rows));
+}
+
+/** Whether a kernel has a spectrum: it is symmetric, and stored between the training samples. */
+export function hasSpectrum(geometry, kernel) {
+  return kernel.symmetric && isStored(geometry, kernel, geometry.train_split, geometry.train_split);
+}
+
+/** Whether a kernel can be compared with another: it has one row per training sample. */
+export function isComparable(geometry, kernel) {
+  return kernel.width === 1 && isStored(geometry, kernel, geometry.train_split, geometry.train_split);
+}
+
+/** Whether the samples of a split have classes. */
+export function hasClasses(geometry, split) {
+  return geometry.splits[split].labels === "classes";
 }
 
 /** Splits on which a solution predicts. */
 export function predictedSplits(geometry, solution) {
-  const at = geometry.solutions.indexOf(solution);
-  return geometry.solution_splits[at] ?? askedSplits(geometry);
+  const paired = geometry.pairs.filter(([, columns]) => columns === geometry.train_split).map(([rows]) => rows);
+  return geometry.solution_splits[geometry.solutions.indexOf(solution)] ?? paired;
 }
 
 /** What a kernel is, in words. */

@@ -3,16 +3,19 @@
 import { address, json } from "../api.js";
 import { el, put } from "../dom.js";
 import { value } from "../format.js";
+import { hasClasses } from "../model.js";
 import { bars } from "./bars.js";
 import { sampleCards } from "./cards.js";
-import { choice } from "./forms.js";
+import { choice, renew } from "./forms.js";
 import { empty, section } from "./states.js";
 
 const K = 8;
 
 /** Fill a host with choices, bars and samples. */
 export function attributions(host, { run, split, geometry, told, solutions, signal }) {
-  const state = { solution: solutions[0], target: "" };
+  const classes = hasClasses(geometry, geometry.train_split);
+  const first = classes ? "" : "0";
+  const state = { solution: solutions[0], target: first };
   const body = el("div");
   const controls = el("div", { class: "controls" });
   const load = () => {
@@ -28,14 +31,14 @@ export function attributions(host, { run, split, geometry, told, solutions, sign
   const change = (changes) => {
     Object.assign(state, changes);
     const targets = geometry.solution_targets[geometry.solutions.indexOf(state.solution)] ?? 1;
-    put(
+    renew(
       controls,
-      choice("Solution", solutions, state.solution, (solution) => change({ solution, target: "" })),
+      choice("Solution", solutions, state.solution, (solution) => change({ solution, target: first })),
       targets > 1
         ? choice(
             "Target",
             [
-              ["", "the predicted one"],
+              ...(classes ? [["", "the predicted one"]] : []),
               ...Array.from({ length: targets }, (_, target) => [String(target), `target ${target}`]),
             ],
             state.target,

@@ -33,7 +33,7 @@ export function colourbar(colours, low, high) {
 }
 
 /** The palette that is the same on both sides of zero. */
-const DIVERGING = "balance";
+export const DIVERGING = "balance";
 
 /** The numbers at the ends of the colours. */
 export function range(overview, { palette, low, high }) {

@@ -1,6 +1,6 @@
 // Small forms: every control has a label of its own.
 
-import { el } from "../dom.js";
+import { el, put } from "../dom.js";
 
 let made = 0;
 
@@ -54,6 +54,19 @@ export function number(title, value, placeholder, changed) {
     on: { change: (event) => changed(event.target.value === "" ? null : Number(event.target.value)) },
   });
   return el("div", { class: "field" }, el("label", { for: id }, title), input);
+}
+
+/** Fill a host with controls anew: whoever was at one of them is at the new one of its kind. */
+export function renew(host, ...controls) {
+  const before = host.contains(document.activeElement) ? place(document.activeElement) : null;
+  put(host, ...controls);
+  if (before) [...host.querySelectorAll("select, input")].find((control) => place(control) === before)?.focus();
+}
+
+/** Which control it is, in words that a new one of its kind has, too. */
+function place(control) {
+  const title = control.closest(".field")?.querySelector("label, legend, summary")?.textContent;
+  return title ? `${title} ${control.type === "checkbox" ? control.value : ""}` : null;
 }
 
 /** A button with a sign, whose name is said. */

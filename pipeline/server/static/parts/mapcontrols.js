@@ -1,19 +1,14 @@
 // The choices above a map: which matrix, in which order, in which colours.
 
-import { el, put } from "../dom.js";
+import { el } from "../dom.js";
 import { count } from "../format.js";
-import { pairsOf } from "../model.js";
-import { checks, choice, number } from "./forms.js";
+import { checks, choice, number, renew } from "./forms.js";
 
 export const ORDER_NAMES = { stored: "As stored", id: "By id", class: "By class", cluster: "By cluster" };
 
-/**
- * Fill a host. `changed` gets what makes another picture, `recoloured` what only makes other colours.
- * They are drawn anew with what an overview says is possible: whoever was at one stays at it.
- */
+/** Fill a host. `changed` gets what makes another picture, `recoloured` what only makes other colours. */
 export function mapControls(host, { geometry, shape, options, colours, overview, changed, recoloured }) {
-  const before = place(document.activeElement);
-  const pairs = pairsOf(geometry).map(([rows, columns]) => [`${rows},${columns}`, `${rows} × ${columns}`]);
+  const pairs = geometry.pairs.map(([rows, columns]) => [`${rows},${columns}`, `${rows} × ${columns}`]);
   const orders = overview?.orders ?? [...new Set(["stored", options.order])];
   const ofPair = (text) => {
     const [rows, columns] = text.split(",");
@@ -21,7 +16,7 @@ export function mapControls(host, { geometry, shape, options, colours, overview,
   };
   const named = orders.map((order) => [order, ORDER_NAMES[order] ?? order]);
   const transforms = Object.entries({ cosine: "Cosine", centred: "Centred" });
-  put(
+  renew(
     host,
     pairs.length > 1 ? choice("Matrix", pairs, `${options.rows},${options.columns}`, ofPair) : null,
     choice("Order", named, options.order, (order) => changed({ order })),
@@ -29,7 +24,6 @@ export function mapControls(host, { geometry, shape, options, colours, overview,
     checks("Transform", transforms, options.transforms, (chosen) => changed({ transforms: chosen })),
     shape.groups.length ? layerChoice(shape.groups, options.layers, (layers) => changed({ layers })) : null,
   );
-  if (before) [...host.querySelectorAll("select, input")].find((control) => place(control) === before)?.focus();
 }
 
 function colourChoices(overview, { palette, low, high }, recoloured) {
@@ -52,12 +46,6 @@ function layerChoice(layers, chosen, changed) {
     el("summary", {}, said),
     checks("Sum of layers", all, chosen, changed),
   );
-}
-
-/** Which control it is, in words that a new one of its kind has, too. */
-function place(control) {
-  const title = control?.closest(".field")?.querySelector("label, legend")?.textContent;
-  return title ? `${title} ${control.type === "checkbox" ? control.value : ""}` : null;
 }
 
 function rounded(number) {

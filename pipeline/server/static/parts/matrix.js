@@ -121,7 +121,7 @@ export class Matrix {
       level,
     });
     if (!this.asked.has(path)) {
-      this.asked.set(path, await ready(path, { signal, progress: () => {} }));
+      this.asked.set(path, await ready(path, { signal }));
       if (this.asked.size > KEPT) this.asked.delete(this.asked.keys().next().value);
     }
     return this.asked.get(path);
@@ -152,7 +152,7 @@ export class Matrix {
       this.veil,
       problem(error, () => {
         this.veil.hidden = true;
-        this.map.redraw();
+        this.tiles.again();
       }),
     );
     this.veil.hidden = false;
@@ -163,7 +163,7 @@ export class Matrix {
   #watch(path, signal) {
     const { version } = this.overview;
     poll(async () => {
-      const found = await ready(path, { signal, progress: () => {} });
+      const found = await ready(path, { signal });
       if (found.version === version) return "same";
       this.overview = found;
       this.asked.clear();

@@ -1,17 +1,18 @@
 // Pictures of samples. They are fetched with the token in a header and shown from memory.
 
-import { address, json, picture } from "../api.js";
+import { address, picture } from "../api.js";
 import { el, put } from "../dom.js";
+import { loadedSample } from "../model.js";
 
 const MOST = 400;
 const kept = new Map();
 const kinds = new Map();
 
-/** How samples of a split are shown: "image", "text" or "none"; asked once. */
+/** How samples of a split are shown: "image", "text" or "none"; asked once, and waited for. */
 function shownAs(run, split, signal) {
   const key = JSON.stringify([run, split]);
   if (!kinds.has(key)) {
-    const asked = json(address(["runs", run, "splits", split, "samples", "0"]), { signal }).then(
+    const asked = loadedSample(run, split, "0", signal).then(
       (sample) => sample.shown_as,
       (error) => {
         kinds.delete(key);

@@ -5,7 +5,6 @@ import { count } from "../format.js";
 
 const REMEDIES = {
   unreachable: "Is it running, and is this machine connected? Try again when it is.",
-  "not-found": "It may have been renamed or deleted. Start from the list of runs.",
   "chunk-not-ready": "The run has not got there yet: try again when it has.",
   "corrupt-chunk": "What is stored is damaged or gone: `ntkpipe verify URL --repair` computes it again.",
   storage: "The store did not answer as it should. Try again in a while.",
@@ -28,6 +27,9 @@ export function empty(title, ...more) {
   return el("div", { class: "empty" }, el("p", { class: "strong" }, title), more);
 }
 
+/** Statuses of questions that have the same answer however often they are asked. */
+const FINAL = [413, 422];
+
 /** Something went wrong: what, and what to do. */
 export function problem(error, again) {
   const kind = error.kind ?? "page";
@@ -39,7 +41,7 @@ export function problem(error, again) {
   const remedy = REMEDIES[kind];
   if (remedy) rows.push(el("p", {}, code(remedy)));
   rows.push(el("p", { class: "soft small" }, error.status ? `${error.status} ${kind}` : kind));
-  if (again) rows.push(el("button", { type: "button", on: { click: () => again() } }, "Try again"));
+  if (again && !FINAL.includes(error.status)) rows.push(el("button", { type: "button", on: { click: () => again() } }, "Try again"));
   return el("div", { class: kind === "chunk-not-ready" ? "notice" : "problem", role: "alert" }, rows);
 }
 

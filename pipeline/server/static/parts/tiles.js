@@ -24,6 +24,8 @@ export class Tiles {
     this.kept = new Map();
     this.wished = [];
     this.busy = new Map();
+    /** Those that could not be had; they are not asked for until `again` is called. */
+    this.lost = new Set();
     /** Tiles of an earlier picture of the same matrix, shown until newer ones are here. */
     this.earlier = null;
   }
@@ -88,13 +90,20 @@ export class Tiles {
 
   /** Say what is on screen now: what was wished for before and is not seen any more is not fetched. */
   wish(tiles) {
-    this.wished = tiles.filter((tile) => !this.kept.has(name(tile)) && !this.busy.has(name(tile)));
+    const isHere = (key) => this.kept.has(key) || this.busy.has(key) || this.lost.has(key);
+    this.wished = tiles.filter((tile) => !isHere(name(tile)));
     const wanted = new Set(tiles.map(name));
     for (const [key, fetching] of this.busy) if (!wanted.has(key)) fetching.abort();
     this.#next();
   }
 
-  /** Whether everything that was wished for is here. */
+  /** Ask once more for what could not be had. */
+  again() {
+    this.lost.clear();
+    this.arrived();
+  }
+
+  /** Whether everything that was wished for is here, or cannot be had. */
   get settled() {
     return !this.wished.length && !this.busy.size;
   }
@@ -118,7 +127,7 @@ export class Tiles {
       }
     } catch (error) {
       if (error.name !== "AbortError") {
-        // One that fails is not asked for again and again: the next move of the view does.
+        this.lost.add(name(tile));
         this.failed(error);
       }
     } finally {

@@ -3,12 +3,12 @@
 import { address, json, ready } from "../api.js";
 import { el, put } from "../dom.js";
 import { count, value } from "../format.js";
-import { choice, checks } from "../parts/forms.js";
+import { checks, choice, renew } from "../parts/forms.js";
 import { ORDER_NAMES } from "../parts/mapcontrols.js";
 import { MapView } from "../parts/mapview.js";
 import { Matrix } from "../parts/matrix.js";
 import { lines, sentence } from "../parts/readout.js";
-import { colourbar, range } from "../parts/colourbar.js";
+import { colourbar, DIVERGING, range } from "../parts/colourbar.js";
 import { empty, loading, section } from "../parts/states.js";
 import { manifestOf } from "../model.js";
 import { link, remember } from "../router.js";
@@ -90,20 +90,17 @@ class Comparison {
       const names = this.known(state[run]).kernels;
       if (!names.includes(state[kernel])) [state[kernel]] = names;
     }
-    remember(["compare"], {
-      run: state.run,
-      one: state.one,
-      with: state.with,
-      other: state.other,
-      order: state.order,
-      same: state.same ? "yes" : "",
-    });
+    this.remember();
     this.drawing?.abort();
     this.drawing = new AbortController();
     this.page.signal.addEventListener("abort", () => this.drawing.abort());
-    this.drawControls(["stored", "id", "class"]);
+    this.drawControls([...new Set(["stored", state.order])]);
     this.drawFigures();
     this.drawMaps();
+  }
+
+  remember() {
+    remember(["compare"], { ...this.state, same: this.state.same ? "yes" : "" });
   }
 
   drawControls(orders) {
@@ -115,18 +112,19 @@ class Comparison {
         this.change({ [kernel]: name }),
       ),
     ];
-    put(
+    renew(
       this.parts.controls,
       side("First", "run", "one"),
       side("Second", "with", "other"),
       choice(
         "Order",
-        orders.map((order) => [order, ORDER_NAMES[order]]),
+        orders.map((order) => [order, ORDER_NAMES[order] ?? order]),
         state.order,
         (order) => this.change({ order }),
       ),
       checks("Colours", [["same", "the same range"]], state.same ? ["same"] : [], (chosen) => {
         state.same = chosen.length > 0;
+        this.remember();
         this.recolour?.();
       }),
     );
@@ -144,7 +142,7 @@ class Comparison {
       this.parts.figures,
       "the comparison",
       signal,
-      () => ready(path, { signal, progress: () => {} }),
+      () => ready(path, { signal }),
       (found) => {
         const tile = (title, number, note) =>
           el(
@@ -227,6 +225,9 @@ class Comparison {
       .map((one) => one.value);
     if (signal.aborted || !found.length) return;
     const [first] = found;
+    // Clusters are those of one kernel, so they are no order of both.
+    const both = ["stored", "id", "class"];
+    this.drawControls(both.filter((name) => found.every((side) => side.matrix.overview.orders.includes(name))));
     const alike = found.every((side) => side.matrix.overview.rows === first.matrix.overview.rows);
     const shared = new MapView(first.matrix.overview.rows, first.matrix.overview.columns);
     this.recolour = () => {
@@ -234,16 +235,11 @@ class Comparison {
         const { overview } = side.matrix;
         side.paired = alike && found.length > 1;
         side.view ??= alike ? shared : new MapView(overview.rows, overview.columns);
-        const both = state.same
-          ? {
-              low: Math.min(...found.map((one) => one.matrix.overview.low)),
-              high: Math.max(...found.map((one) => one.matrix.overview.high)),
-            }
-          : {};
-        side.matrix.show(side.view, both);
-        const [low, high] = range(overview, both);
-        side.bar = overview.palettes ? colourbar(overview.palettes[overview.palette], low, high) : null;
-        put(side.ramp, side.bar?.node);
+        const colours = state.same ? sharedColours(found.map((one) => one.matrix.overview)) : {};
+        side.matrix.show(side.view, colours);
+        const [low, high] = range(overview, colours);
+        side.bar = colourbar(overview.palettes[colours.palette ?? overview.palette], low, high);
+        put(side.ramp, side.bar.node);
       }
     };
     this.recolour();
@@ -269,6 +265,16 @@ class Comparison {
       keyboard ? 0 : 60,
     );
   }
+}
+
+/** Colours that mean the same numbers in several maps. */
+function sharedColours(overviews) {
+  const palettes = overviews.map((one) => one.palette);
+  return {
+    palette: palettes.includes(DIVERGING) ? DIVERGING : palettes[0],
+    low: Math.min(...overviews.map((one) => one.low)),
+    high: Math.max(...overviews.map((one) => one.high)),
+  };
 }
 
 function tell(side, entry, told) {

@@ -2,7 +2,7 @@
 
 import { el, put } from "../dom.js";
 import { count, percent } from "../format.js";
-import { kernelOf, kernelWords, manifestOf, pairsOf } from "../model.js";
+import { hasSpectrum, isComparable, kernelOf, kernelWords, manifestOf } from "../model.js";
 import { colourbar, range } from "../parts/colourbar.js";
 import { signButton } from "../parts/forms.js";
 import { mapControls } from "../parts/mapcontrols.js";
@@ -37,7 +37,7 @@ class KernelPage {
   constructor(page, run, kernel, geometry, shape) {
     Object.assign(this, { page, run, kernel, geometry, shape });
     const { query } = page;
-    const pairs = pairsOf(geometry);
+    const { pairs } = geometry;
     const [rows, columns] = pairs.find((pair) => pair.join(",") === query.pair) ?? pairs[0];
     const listed = (text) => (text ? text.split(",") : []);
     this.options = {
@@ -71,7 +71,7 @@ class KernelPage {
   }
 
   open() {
-    const { parts, run, kernel } = this;
+    const { parts, run, kernel, geometry, shape } = this;
     const buttons = el(
       "div",
       { class: "row", role: "group", "aria-label": "Magnification" },
@@ -90,8 +90,10 @@ class KernelPage {
         el(
           "p",
           { class: "row" },
-          el("a", { href: link(["runs", run, "kernels", kernel, "spectrum"]) }, "Spectrum"),
-          el("a", { href: link(["compare"], { run, one: kernel }) }, "Compare"),
+          hasSpectrum(geometry, shape)
+            ? el("a", { href: link(["runs", run, "kernels", kernel, "spectrum"]) }, "Spectrum")
+            : null,
+          isComparable(geometry, shape) ? el("a", { href: link(["compare"], { run, one: kernel }) }, "Compare") : null,
         ),
       ),
       el("p", { class: "soft small" }, kernelWords(this.shape)),

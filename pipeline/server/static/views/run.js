@@ -3,7 +3,16 @@
 import { address, json } from "../api.js";
 import { el, put } from "../dom.js";
 import { count, counted, duration, moment, percent, value } from "../format.js";
-import { askedSplits, kernelOf, kernelWords, manifestOf, predictedSplits, references } from "../model.js";
+import {
+  hasSpectrum,
+  isComparable,
+  kernelOf,
+  kernelWords,
+  manifestOf,
+  predictedSplits,
+  references,
+  splitsOf,
+} from "../model.js";
 import { configView } from "../parts/config.js";
 import { gantt } from "../parts/gantt.js";
 import { stageBar, stateTag } from "../parts/progress.js";
@@ -142,16 +151,20 @@ function kernels(run, geometry) {
       {
         title: "",
         cell: (name) =>
-          el(
-            "a",
-            { href: link(["runs", run, "kernels", name, "spectrum"]), "aria-label": `Spectrum of ${name}` },
-            "Spectrum",
-          ),
+          hasSpectrum(geometry, kernelOf(geometry, name))
+            ? el(
+                "a",
+                { href: link(["runs", run, "kernels", name, "spectrum"]), "aria-label": `Spectrum of ${name}` },
+                "Spectrum",
+              )
+            : "",
       },
       {
         title: "",
         cell: (name) =>
-          el("a", { href: link(["compare"], { run, one: name }), "aria-label": `Compare ${name}` }, "Compare"),
+          isComparable(geometry, kernelOf(geometry, name))
+            ? el("a", { href: link(["compare"], { run, one: name }), "aria-label": `Compare ${name}` }, "Compare")
+            : "",
       },
     ],
     references(geometry),
@@ -160,7 +173,7 @@ function kernels(run, geometry) {
 }
 
 function sampleLinks(run, geometry) {
-  const links = askedSplits(geometry).map((split) =>
+  const links = splitsOf(geometry).map((split) =>
     el(
       "a",
       { class: "chip", href: link(["runs", run, "samples", split, "0"]) },

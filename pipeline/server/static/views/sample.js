@@ -1,15 +1,25 @@
 // One sample: what it is, what is predicted for it, and which training samples stand behind that.
 
-import { address, json } from "../api.js";
 import { el, put } from "../dom.js";
-import { count, short } from "../format.js";
-import { askedSplits, kernelOf, labelText, manifestOf, predictedSplits, references } from "../model.js";
+import { count, short, value } from "../format.js";
+import {
+  hasClasses,
+  isStored,
+  kernelOf,
+  labelText,
+  loadedSample,
+  manifestOf,
+  predictedSplits,
+  references,
+  sampleOf,
+  splitsOf,
+} from "../model.js";
 import { attributions } from "../parts/attributions.js";
 import { bars } from "../parts/bars.js";
 import { choice } from "../parts/forms.js";
 import { neighbours } from "../parts/neighbours.js";
 import { samplePicture } from "../parts/picture.js";
-import { empty, loading } from "../parts/states.js";
+import { empty, loading, problem } from "../parts/states.js";
 import { facts } from "../parts/table.js";
 import { tabs } from "../parts/tabs.js";
 import { link } from "../router.js";
@@ -23,10 +33,10 @@ export async function show(page, { run, split, sample }) {
     { text: split, href: link(["runs", run, "samples", split, "0"]) },
     { text: sample },
   );
-  put(page.content, el("h1", {}, short(sample, 60)), loading("the sample (the first one of a run loads its data set)"));
+  put(page.content, el("h1", {}, short(sample, 60)), loading("the sample"));
   const [manifest, told] = await Promise.all([
     manifestOf(run, page.signal),
-    json(address(["runs", run, "splits", split, "samples", sample]), { signal: page.signal }),
+    sampleOf(run, split, sample, page.signal),
   ]);
   const { geometry } = manifest;
   page.title(told.id, split, run);
@@ -48,12 +58,12 @@ export async function show(page, { run, split, sample }) {
     el(
       "div",
       { class: "sample" },
-      el("section", { "aria-label": "The sample" }, shown(run, split, told, page.signal), about(split, told)),
+      el("section", { "aria-label": "The sample" }, shown(run, split, told, page.signal), about(split, told, geometry)),
       el(
         "section",
         { "aria-labelledby": "outputs-title" },
         el("h2", { id: "outputs-title" }, "Outputs and predictions"),
-        outputs(told),
+        outputs(told, geometry),
       ),
     ),
     el(
@@ -69,11 +79,21 @@ export async function show(page, { run, split, sample }) {
       blame,
     ),
   );
-  const asked = askedSplits(geometry).includes(split);
-  const kernels = references(geometry).filter((name) => kernelOf(geometry, name).width === 1);
-  if (asked && kernels.length)
+  const stored = references(geometry).filter((name) =>
+    isStored(geometry, kernelOf(geometry, name), split, geometry.train_split),
+  );
+  const kernels = stored.filter((name) => kernelOf(geometry, name).width === 1);
+  if (kernels.length)
     neighbours(near, { run, split, geometry, told, kernels, chosen: page.query.kernel, signal: page.signal });
-  else put(near, empty("There is no kernel between this split and the training samples."));
+  else
+    put(
+      near,
+      empty(
+        stored.length
+          ? "The kernels of this run are of pairs of a sample and an output, so samples have no neighbours."
+          : "No kernel between this split and the training samples is stored.",
+      ),
+    );
   const solutions = geometry.solutions.filter((name) => predictedSplits(geometry, name).includes(split));
   if (solutions.length) attributions(blame, { run, split, geometry, told, solutions, signal: page.signal });
   else put(blame, empty("No solution of this run predicts this split."));
@@ -101,7 +121,7 @@ function walk(page, run, split, told, geometry) {
     if (!text) return;
     location.hash = to(/^\d+$/.test(text) && Number(text) < num ? text : `id:${text}`);
   };
-  const splits = askedSplits(geometry);
+  const splits = splitsOf(geometry);
   return el(
     "div",
     { class: "row" },
@@ -127,6 +147,7 @@ function walk(page, run, split, told, geometry) {
 }
 
 function shown(run, split, told, signal) {
+  if (told.shown_as === "loading") return later(run, split, told, signal);
   if (told.shown_as === "image")
     return samplePicture(run, split, told.position, told.id, signal, { large: true, known: "image" });
   if (told.shown_as === "text") return el("blockquote", { class: "text", tabindex: 0 }, told.text ?? "");
@@ -138,31 +159,54 @@ function shown(run, split, told, signal) {
   );
 }
 
-function about(split, told) {
-  const best = told.outputs?.length > 1 ? told.outputs.indexOf(Math.max(...told.outputs)) : null;
-  const labelled = told.label !== null && told.label !== undefined;
+/** The place of a sample whose data set is being loaded. */
+function later(run, split, told, signal) {
+  const host = el("div", {}, loading("the data set"));
+  loadedSample(run, split, String(told.position), signal).then(
+    (now) => put(host, shown(run, split, now, signal)),
+    (error) => error.name === "AbortError" || put(host, problem(error)),
+  );
+  return host;
+}
+
+function about(split, told, geometry) {
+  const classes = hasClasses(geometry, split);
+  const best = (numbers) => numbers.indexOf(Math.max(...numbers));
+  const tone = (numbers) => (classes ? (best(numbers) === told.label ? "good" : "bad") : null);
+  const said = (name, numbers) =>
+    hasClasses(geometry, geometry.train_split) && numbers.length > 1
+      ? [name, el("span", { class: tone(numbers) }, String(best(numbers)))]
+      : null;
   return facts([
     ["Position", `${count(told.position)} of ${split}`],
-    labelled ? ["Label", labelText(told.label)] : null,
-    best !== null
-      ? [
-          "Network's class",
-          el(
-            "span",
-            { class: labelled && !Array.isArray(told.label) ? (best === told.label ? "good" : "bad") : null },
-            String(best),
-          ),
-        ]
-      : null,
+    told.label !== null && told.label !== undefined ? ["Label", labelText(told.label)] : null,
+    ...networks(told).map(([name, numbers]) => said(`${name}'s class`, numbers)),
   ]);
 }
 
-function outputs(told) {
-  const label = Array.isArray(told.label) ? null : told.label;
+/** Outputs of the network, or of each of its members: [name, numbers]. */
+function networks(told) {
+  const members = Object.entries(told.member_outputs ?? {}).map(([member, numbers]) => [`Network ${member}`, numbers]);
+  return told.outputs ? [["Network", told.outputs], ...members] : members;
+}
+
+/** What an output has to do with the label. */
+function marksOf(numbers, label, classes) {
+  if (!classes) {
+    const wanted = [label ?? []].flat();
+    return (at) => (wanted.length === numbers.length ? `label ${value(wanted[at], 3)}` : "");
+  }
+  const best = numbers.indexOf(Math.max(...numbers));
+  return (at) =>
+    [at === label ? "label" : "", at === best && numbers.length > 1 ? "largest" : ""].filter(Boolean).join(", ");
+}
+
+function outputs(told, geometry) {
+  // Of a split without labels the training split says what outputs are.
+  const classes = hasClasses(geometry, geometry.train_split);
+  const label = classes ? told.label : null;
   const draw = (numbers, caption) => {
-    const best = numbers.indexOf(Math.max(...numbers));
-    const marks = (at) =>
-      [at === label ? "label" : "", at === best && numbers.length > 1 ? "largest" : ""].filter(Boolean).join(", ");
+    const marks = marksOf(numbers, told.label, classes);
     const rows = numbers.slice(0, MOST_BARS).map((one, at) => ({
       name: numbers.length > 1 ? String(at) : "output",
       values: [{ value: one, tone: at === label ? "good" : 0 }],
@@ -176,8 +220,8 @@ function outputs(told) {
     ];
   };
   const items = [];
-  if (told.outputs?.length)
-    items.push({ name: "Network", open: (panel) => put(panel, draw(told.outputs, "Outputs of the network")) });
+  for (const [name, numbers] of networks(told))
+    items.push({ name, open: (panel) => put(panel, draw(numbers, `Outputs of ${name.toLowerCase()}`)) });
   for (const [name, numbers] of Object.entries(told.predictions ?? {}))
     items.push({ name, open: (panel) => put(panel, draw(numbers, `Predictions of ${name}`)) });
   return items.length

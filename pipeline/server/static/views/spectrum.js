@@ -1,9 +1,9 @@
 // Eigenvalues of kernels, and how much of the labels their eigenvectors explain.
 
-import { address, json, Problem } from "../api.js";
+import { address, Problem, ready } from "../api.js";
 import { el, put } from "../dom.js";
 import { count, percent, value } from "../format.js";
-import { kernelOf, manifestOf, references } from "../model.js";
+import { hasSpectrum, kernelOf, manifestOf, references } from "../model.js";
 import { checks, choice } from "../parts/forms.js";
 import { plot } from "../parts/plot.js";
 import { empty, loading, problem } from "../parts/states.js";
@@ -29,14 +29,18 @@ export async function show(page, { run, kernel }) {
   );
   put(page.content, el("h1", {}, "Spectrum"), loading("the run"));
   const { geometry } = await manifestOf(run, page.signal);
-  if (!kernelOf(geometry, kernel))
+  if (!references(geometry).includes(kernel))
     throw new Problem(404, { kind: "not-found", detail: `This run has no kernel ${kernel}.` });
-  const possible = references(geometry).filter((name) => kernelOf(geometry, name).symmetric);
+  const possible = references(geometry).filter((name) => hasSpectrum(geometry, kernelOf(geometry, name)));
   if (!possible.includes(kernel)) {
     put(
       page.content,
       el("h1", {}, "Spectrum"),
-      empty(`${kernel} is not symmetric, so it has no spectrum of this kind.`),
+      empty(
+        kernelOf(geometry, kernel).symmetric
+          ? `${kernel} is not stored between the training samples, so there is no spectrum.`
+          : `${kernel} is not symmetric, so it has no spectrum of this kind.`,
+      ),
     );
     return;
   }
@@ -101,7 +105,7 @@ async function draw(host, run, geometry, state, signal, possible) {
     put(host, found.length ? pictures(found) : null, loading(`the spectrum of ${name}`));
     const query = { max_samples: state.size, transforms: state.cosine ? "cosine" : "" };
     try {
-      const told = await json(address(["runs", run, "kernels", name, "spectrum"], query), { signal });
+      const told = await ready(address(["runs", run, "kernels", name, "spectrum"], query), { signal });
       found.push({ name, tone: possible.indexOf(name) % 8, ...told });
     } catch (error) {
       if (error.name === "AbortError") return;
