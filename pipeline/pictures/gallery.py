@@ -235,7 +235,7 @@ def make_order(run: Run, name: MatrixName, split: str, order: OrderName, progres
     """Return the order of the samples of a split, which must be possible."""
     match order:
         case "stored":
-            return stored_order(run.manifest.geometry.splits[split].num_samples)
+            return stored_order(len(run.ids(split)))
         case "id":
             return id_order(run.ids(split))
         case "class":
@@ -257,6 +257,8 @@ def matrix_of(run: Run, name: MatrixName, *, cached: bool = False) -> AbstractMa
     """
     if not isinstance(run.reader, StoredRunReader):
         raise ConfigError(f"{run.url} is asked through a service; ask that for pictures.")
+    for split in (name.rows, name.columns):
+        run.ids(split)  # there are as many samples as the manifest says, before memory is taken for each
     return run.reader.matrix(name, cached=cached)
 
 

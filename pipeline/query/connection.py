@@ -91,7 +91,7 @@ class Connection:
             return content
         try:
             found = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise self.unexpected(path, "is not a JSON document")
@@ -195,7 +195,7 @@ def _problem_of(response: httpx.Response) -> dict[str, Any] | None:
     """Return a problem document, None if the answer is none."""
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     found = document if isinstance(document, dict) else {}
     return found if isinstance(found.get("kind"), str) and isinstance(found.get("detail"), str) else None

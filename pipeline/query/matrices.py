@@ -233,7 +233,7 @@ class FeatureRows:
         self._split = split
 
     def __getitem__(self, index: Index) -> Array:
-        """Return rows, (M, K), or (G, M, K) for a layerwise kernel; reads the range that spans them."""
+        """Return rows, (M, K), or (G, M, K) for a layerwise kernel; reads the chunks that hold any of them."""
         return self._run.reader.features(self._name, self._split, self._run.positions(index, self._split))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntkpipe.configs.base import unknown_name
+from ntkpipe.configs.base import nearest_name, unknown_name
 from ntkpipe.configs.errors import ConfigError, NotFoundError, TooLargeError
 from ntkpipe.pipeline.query.formats import Answer
 from ntkpipe.pipeline.query.matrices import ErrorQuery, KernelQuery
@@ -119,7 +119,7 @@ def ask(run: "Run", what: str, details: Details) -> Answer:
             return Answer(run.outputs(split, member)[at], _ids(run, split, at))
         case "outputs" | "labels" | "ids", split if len(split) <= 1:
             return _rows(run, kind, "", _split(run, split), details.rows)
-    raise ConfigError(f"{what!r} is nothing that can be asked for. Ask for {', '.join(QUESTIONS)}.")
+    raise ConfigError(_unanswerable(run, what, kind))
 
 
 def _check_details(kind: str, details: Details) -> None:
@@ -146,6 +146,21 @@ def _check_details(kind: str, details: Details) -> None:
 
 def _is_all(index: Index) -> bool:
     return isinstance(index, slice) and index == slice(None)
+
+
+def _unanswerable(run: "Run", what: str, kind: str) -> str:
+    """Say what is missing of a question, or which one may have been meant."""
+    forms = {form.partition("/")[0]: form for form in QUESTIONS}
+    if kind not in forms:
+        nearest = nearest_name(kind, forms)
+        hint = f"; did you mean {forms[nearest]}?" if nearest else "."
+        return f"{what!r} is nothing that can be asked for{hint} Ask for {', '.join(QUESTIONS)}."
+    geometry = run.manifest.geometry
+    of_solutions = kind in ("solution", "prediction", "attribution", "extra")
+    names = {"solutions": geometry.solutions} if of_solutions else {"kernels": geometry.references}
+    names["splits"] = tuple(geometry.splits)
+    known = "; ".join(f"{some}: {', '.join(found) or 'none'}" for some, found in names.items())
+    return f"{what!r} is not of the form {forms[kind]}. {run.url} has {known}."
 
 
 def _split(run: "Run", names: list[str]) -> str:

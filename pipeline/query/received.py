@@ -1,31 +1,8 @@
-"""From what a service sends to arrays and neighbors; whatever is sent, nothing else than numbers comes of it."""
-
-import io
-import math
+"""From what a service sends to neighbors; whatever is sent, nothing else than numbers comes of it."""
 
 import numpy as np
-from numpy.lib import format as npy
 
 from ntkpipe.pipeline.query.names import Nearest
-from ntkpipe.storage.arrays import Array
-
-
-def array_of(content: bytes) -> Array:
-    """Return the array of an npy file; nothing but its own numbers is allocated or executed.
-
-    Raises:
-        ValueError: It is none, holds something else than numbers, or has another size than it says.
-    """
-    file = io.BytesIO(content)
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(file)
-    if version not in readers:
-        raise ValueError(f"version {version} of npy")
-    shape, is_fortran, dtype = readers[version](file)
-    if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-        raise ValueError(f"{shape} values of {dtype} in {len(content)} bytes")
-    values = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
-    return values.copy()
 
 
 def nearest_of(lists: list[list[tuple[int, float]]]) -> Nearest:

@@ -11,10 +11,11 @@ from ntkpipe.configs.errors import NotFoundError, StorageError
 from ntkpipe.pipeline.query.names import Doubles, MatrixName, Missing, Nearest, Positions, Spectrum
 from ntkpipe.pipeline.query.pieces import Pieces, TooLarge
 from ntkpipe.pipeline.query.reader import AbstractRunReader
-from ntkpipe.pipeline.query.received import array_of, nearest_of, pairs_of
+from ntkpipe.pipeline.query.received import nearest_of, pairs_of
 from ntkpipe.pipeline.status import RunStatus, StageStatus
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array
+from ntkpipe.storage.objects import read_npy
 from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.solutions import SolutionRecord
 
@@ -127,7 +128,7 @@ class RemoteRunReader(AbstractRunReader):
         try:
             lists = [[(one["position"], one["value"]) for one in item["neighbors"]] for item in found["neighbors"]]
             answer = nearest_of(lists)
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise self._unexpected(path, "is not a list of neighbors") from None
         if len(answer.positions) != len(rows):
             raise self._unexpected(path, f"tells the neighbors of {len(answer.positions)} samples, not of {len(rows)}")
@@ -229,7 +230,7 @@ class RemoteRunReader(AbstractRunReader):
         if isinstance(content, TooLarge):
             return content
         try:
-            return array_of(content)
+            return read_npy(content)
         except ValueError:
             raise self._unexpected(path, "is not an array") from None
 

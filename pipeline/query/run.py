@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, final
 
-from ntkpipe.configs.errors import NotFoundError
-from ntkpipe.configs.kernels.names import RANDOM_FEATURES
 from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.pipeline.query.catalogue import Catalogue
@@ -17,7 +15,6 @@ from ntkpipe.pipeline.query.names import (
     AttributionSummary,
     Doubles,
     Index,
-    MatrixName,
     Neighbor,
     Positions,
     Spectrum,
@@ -27,7 +24,6 @@ from ntkpipe.pipeline.query.reader import AbstractRunReader
 from ntkpipe.pipeline.query.selection import is_single
 from ntkpipe.pipeline.query.spectra import DEFAULT_SAMPLES
 from ntkpipe.pipeline.query.stored import StoredRunReader
-from ntkpipe.pipeline.query.transforms import checked_transforms, chosen_layers, is_mirrored
 from ntkpipe.pipeline.status import RunStatus
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.records import KernelGeometry, Manifest
@@ -102,11 +98,7 @@ class Run:
 
     def outputs(self, split: str, member: str | None = None, index: Index = slice(None)) -> Array:
         """Return the network's (N, C) outputs on a split; those of one member where the model has several."""
-        geometry = self.manifest.geometry
-        if not geometry.num_outputs:
-            raise NotFoundError(f"{self.url} was computed without a model, so there are no outputs.")
-        if member is not None or geometry.members:
-            self._names.check("member", member or "", geometry.members)
+        self._names.check_outputs(member)
         return self.reader.outputs(split, member, self.positions(index, split))
 
     def kernel(
@@ -133,16 +125,7 @@ class Run:
             NotFoundError: There is no such kernel, pair of splits, or component.
             ConfigError: The kernel cannot be transformed in this way.
         """
-        shape, _ = self.shape_of(name)
-        pair = (rows or self.train_split, columns or self.train_split)
-        geometry = self.manifest.geometry
-        if pair not in geometry.pairs and not is_mirrored(geometry, shape, pair):
-            stored = ", ".join(f"{one} x {other}" for one, other in geometry.pairs)
-            raise NotFoundError(f"{self.url} has no kernel between {pair[0]!r} and {pair[1]!r}. Stored: {stored}")
-        if component is not None:
-            self._names.check("component", component, shape.groups)
-        chosen = chosen_layers(shape, layers) if component is None else (component,)
-        return KernelQuery(self, MatrixName(name, *pair, chosen, checked_transforms(shape, transforms)))
+        return KernelQuery(self, self._names.matrix(name, rows, columns, component, layers, transforms))
 
     def standard_errors(self, name: str, rows: str | None = None, columns: str | None = None) -> "ErrorQuery":
         """Return the standard errors of a kernel's entries, to be indexed like the kernel; zero where it is exact.
@@ -151,20 +134,7 @@ class Run:
             NotFoundError: There is no such kernel or pair of splits, or its error is not known: it is made of other
                 kernels, or of random features of which there is one set.
         """
-        shape, _ = self.shape_of(name)
-        if shape.derived is not None or (shape.kind in RANDOM_FEATURES):
-            raise NotFoundError(
-                f"{self.url}: the error of kernel {name!r} is not known. Ask for that of a projected kernel."
-            )
-        if shape.feature_dim is not None and self.manifest.numerics_version < 3:
-            raise NotFoundError(
-                f"{self.url} was written by an earlier version, which does not record whether features come in two "
-                "independent halves. Run it again to get standard errors."
-            )
-        pair = (rows or self.train_split, columns or self.train_split)
-        for split in pair:
-            self._names.check_split(split)
-        return ErrorQuery(self, MatrixName(name, *pair))
+        return ErrorQuery(self, self._names.errors(name, rows, columns))
 
     def diagonal(self, name: str, split: str | None = None) -> Array:
         """Return K(x, x) before any normalisation, (N,): for a cosine kernel the squared norm of the gradient.
@@ -172,11 +142,8 @@ class Run:
         For a kernel of (sample, output) pairs it is (N, C). A kernel between two members of the model has one for each:
         ``NAME@MEMBER``.
         """
-        shape, _ = self.shape_of(name, of_samples=True)
         split = split or self.train_split
-        self._names.check_split(split)
-        if shape.derived is not None and (not shape.symmetric or shape.width > 1):
-            raise NotFoundError(f"{self.url}: the diagonal of kernel {name!r} is not stored; read it from its matrix.")
+        self._names.check_diagonal(name, split)
         return self.reader.diagonal(name, split)
 
     def neighbors(
@@ -206,12 +173,7 @@ class Run:
             layers: As of :meth:`kernel`.
             transforms: As of :meth:`kernel`.
         """
-        matrix = self.kernel(
-            kernel or self.manifest.geometry.references[0],
-            self._names.split_of(sample, split),
-            layers=layers,
-            transforms=transforms,
-        )
+        matrix = self._kernel_of(kernel, self._names.split_of(sample, split), layers, transforms)
         return matrix.neighbors([sample], k, opposed=opposed, label=label)[0]  # type: ignore[arg-type]
 
     def neighbors_by_class(
@@ -226,12 +188,7 @@ class Run:
         transforms: Sequence[str] = (),
     ) -> dict[int, list[Neighbor]]:
         """Return the neighbours of a sample in every class of the training split; arguments as of :meth:`neighbors`."""
-        matrix = self.kernel(
-            kernel or self.manifest.geometry.references[0],
-            self._names.split_of(sample, split),
-            layers=layers,
-            transforms=transforms,
-        )
+        matrix = self._kernel_of(kernel, self._names.split_of(sample, split), layers, transforms)
         return matrix.neighbors_by_class(sample, k, opposed=opposed)
 
     def spectrum(
@@ -250,9 +207,7 @@ class Run:
             layers: As of :meth:`kernel`.
             transforms: As of :meth:`kernel`.
         """
-        return self.kernel(
-            kernel or self.manifest.geometry.references[0], layers=layers, transforms=transforms
-        ).spectrum(max_samples)
+        return self._kernel_of(kernel, self.train_split, layers, transforms).spectrum(max_samples)
 
     def attributions(
         self, solution: str, samples: Index = slice(None), split: str | None = None, *, target: int | None = None
@@ -374,3 +329,9 @@ class Run:
     def num_targets(self, solution: str) -> int:
         """Return T of a solution."""
         return self._names.num_targets(solution)
+
+    def _kernel_of(
+        self, name: str | None, rows: str, layers: Sequence[str], transforms: Sequence[str]
+    ) -> "KernelQuery":
+        """Return a kernel with the training split; the run's first one if none is named."""
+        return self.kernel(name or self.manifest.geometry.references[0], rows, layers=layers, transforms=transforms)

@@ -7,6 +7,7 @@ from typing import Final, final
 
 import numpy as np
 
+from ntkpipe.configs.errors import CorruptChunkError
 from ntkpipe.configs.kernels.derived import SumConfig
 from ntkpipe.pipeline.query.attributions import attributions, solved_matrix
 from ntkpipe.pipeline.query.estimates import standard_errors
@@ -18,7 +19,7 @@ from ntkpipe.pipeline.query.spectra import spectrum
 from ntkpipe.pipeline.query.versions import Versions
 from ntkpipe.pipeline.status import RunStatus, read_status
 from ntkpipe.storage import layout
-from ntkpipe.storage.arrays import Array, ChunkStore
+from ntkpipe.storage.arrays import REMEDY, Array, ChunkStore
 from ntkpipe.storage.committed import CommittedChunks
 from ntkpipe.storage.features import SampleReader
 from ntkpipe.storage.kernel import KERNEL_STAGE, AbstractMatrix
@@ -76,8 +77,13 @@ class StoredRunReader(AbstractRunReader):
         return self.samples.sample_ids(split)
 
     def labels(self, split: str) -> Array | None:
-        """Read them."""
-        return self.samples.labels(split)
+        """Read them, and check that classes are among those of the run."""
+        shape, found = self.manifest.geometry.splits[split], self.samples.labels(split)
+        if found is not None and shape.labels == "classes" and found.max() >= shape.num_targets:
+            raise CorruptChunkError(
+                f"{self.url}: split {split!r} has class {found.max()}, and the run {shape.num_targets} classes. {REMEDY}"
+            )
+        return found
 
     def outputs(self, split: str, member: str | None, rows: Positions) -> Array:
         """Read the chunks that hold any of the rows."""
@@ -90,7 +96,7 @@ class StoredRunReader(AbstractRunReader):
 
     def entries(self, name: MatrixName, rows: Positions, columns: Positions, missing: Missing) -> Array:
         """Read each tile once, several side by side."""
-        self._check(name, rows, columns)
+        self._limits.check(len(rows) * len(columns), self.num_bytes(name, rows, columns))
         matrix = self.matrix(name)
         return matrix.read(rows, columns, missing_as_nan=missing == "nan", num_threads=self._store.reads_at_once)
 
@@ -138,12 +144,12 @@ class StoredRunReader(AbstractRunReader):
         for split in self._transforms.passes(formula, name.rows, name.columns):
             yield self._matrices.stored(name.kernel, split, train), None, None
 
-    def _check(self, name: MatrixName, rows: Positions, columns: Positions) -> None:
-        """Refuse what is too much, means that are not known yet included."""
+    def num_bytes(self, name: MatrixName, rows: Positions, columns: Positions) -> int:
+        """Return how many bytes the chunks have that entries are made of, means that are not known yet included."""
         num_layers, num_bytes = max(1, len(name.layers)), 0
         for matrix, at_rows, at_columns in self._needed(name, rows, columns):
             num_bytes += matrix.num_tiles(at_rows, at_columns) * matrix.tile_bytes * num_layers
-        self._limits.check(len(rows) * len(columns), num_bytes)
+        return num_bytes
 
     def _check_rows(self, rows: Positions, width: int) -> None:
         geometry = self.manifest.geometry
@@ -198,7 +204,11 @@ class StoredRunReader(AbstractRunReader):
 
     def solution_extra(self, name: str, what: str) -> Array:
         """Read it."""
-        return read_npy(self._object(SOLVE_STAGE, name, layout.solution_extra(name, what)))
+        key = layout.solution_extra(name, what)
+        try:
+            return read_npy(self._object(SOLVE_STAGE, name, key))
+        except ValueError as error:
+            raise CorruptChunkError(f"{self.url}/{key} is no array ({error}). {REMEDY}") from None
 
     def predictions(self, name: str, split: str) -> Array:
         """Read them."""
@@ -221,7 +231,12 @@ class StoredRunReader(AbstractRunReader):
         return [record.key for record in self._ledger.receipt(ANALYZE_STAGE, name).objects]
 
     def version(self, name: MatrixName, rows: Positions, columns: Positions) -> str:
-        """Return a name for the content of everything that entries are made of, blocks that are not committed included."""
+        """Return a name for the content of everything that entries are made of, blocks that are not committed included.
+
+        Raises:
+            TooLargeError: Of more chunks than one request may look at; those of means are read for it.
+        """
+        self._limits.check(0, self.num_bytes(name, rows, columns))
         return self._versions.matrix(name, self.matrix(name), rows, columns)
 
     def errors_version(self, name: MatrixName, rows: Positions, columns: Positions) -> str:

@@ -1,13 +1,19 @@
 """Which components of a kernel are summed, and which transforms are possible, as they are asked for by name."""
 
+import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import get_args
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.pipeline.query.names import Transform
 from ntkpipe.storage.records import Geometry, KernelGeometry
+
+LONGEST_PATTERN = 1000
+"""Characters; the time that a pattern takes grows with their square. What is longer can only be a name."""
+
+MAX_PATTERNS = 10_000
 
 MAX_TRANSFORMS = 4
 """Applied one after the other. More than two add nothing: the cosine of a cosine is itself, as is a centred centred one."""
@@ -22,25 +28,34 @@ def chosen_layers(kernel: KernelGeometry, patterns: Sequence[str]) -> tuple[str,
 
     Raises:
         NotFoundError: The kernel has no components, or a pattern names none of them.
+        ConfigError: They are no list, or too many.
     """
     if isinstance(patterns, str):
         raise ConfigError(f"layers = {patterns!r} must be a list of names or patterns, such as [{patterns!r}].")
-    for pattern in patterns:
+    if len(patterns) > MAX_PATTERNS:
+        raise ConfigError(f"{len(patterns):,} layers were given; expected at most {MAX_PATTERNS:,} names or patterns.")
+    chosen = set[str]()
+    for pattern in dict.fromkeys(patterns):
         if not kernel.groups:
             raise NotFoundError(
                 f"kernel {kernel.name!r} stores no components, so there is no {pattern!r}. A layerwise kernel has them: set "
                 "its option layerwise."
             )
-        if pattern not in kernel.groups and not any(fnmatchcase(group, pattern) for group in kernel.groups):
+        found = _named(kernel.groups, pattern)
+        chosen |= found
+        if not found:
             raise NotFoundError(unknown_name(f"component of kernel {kernel.name!r}", pattern, kernel.groups))
+    return tuple(group for group in kernel.groups if group in chosen)
+
+
+def _named(groups: Sequence[str], pattern: str) -> set[str]:
+    """Return the components that a name or a pattern names."""
     # A name may itself hold a character that patterns use.
-    return tuple(
-        group
-        for group in kernel.groups
-        if any(
-            group == pattern or (pattern not in kernel.groups and fnmatchcase(group, pattern)) for pattern in patterns
-        )
-    )
+    if pattern in groups or len(pattern) > LONGEST_PATTERN:
+        return {pattern}.intersection(groups)
+    # Not fnmatch itself, which would keep every pattern that anybody has ever asked with.
+    expression = re.compile(translate(pattern))
+    return {group for group in groups if expression.match(group)}
 
 
 def checked_transforms(kernel: KernelGeometry, transforms: Sequence[str]) -> tuple[Transform, ...]:

@@ -112,11 +112,11 @@ class Gate:
         exchange.closed = True
         self._late.add(task)
         task.add_done_callback(self._forget)
+        # It is not worth asking again at once: what took too long is still under way.
         raise Refusal(
             503,
             "too-slow",
-            f"no answer was ready after {seconds:g} s. Ask for less at a time, or again in a moment.",
-            retry=True,
+            f"no answer was ready after {seconds:g} s. Ask for less at a time.",
         )
 
     def _forget(self, task: "asyncio.Task[None]") -> None:

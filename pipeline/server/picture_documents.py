@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ntkpipe.pipeline.server.arrays import parts
 from ntkpipe.pipeline.server.documents import Number
 
 
@@ -27,8 +28,8 @@ class MatrixAsked(Asked):
         return {
             "rows": self.row_split,
             "columns": self.column_split,
-            "layers": _parts(self.layers),
-            "transforms": _parts(self.transforms),
+            "layers": parts(self.layers),
+            "transforms": parts(self.transforms),
         }
 
 
@@ -75,7 +76,7 @@ class CompareAsked(Asked):
     @property
     def options(self) -> dict[str, Any]:
         """As arguments of a run's kernel."""
-        return {"layers": _parts(self.layers), "transforms": _parts(self.transforms)}
+        return {"layers": parts(self.layers), "transforms": parts(self.transforms)}
 
 
 class BuildingDocument(BaseModel):
@@ -172,7 +173,3 @@ class SampleDocument(BaseModel):
     shown_as: Literal["image", "text", "none", "loading"] = Field(description="loading: ask again.")
     text: str | None = None
     why: str | None = Field(None, description="There is nothing to be shown.")
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

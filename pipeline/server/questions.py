@@ -37,11 +37,7 @@ ArrayFormat = Literal["npy", "arrow", "json"]
 Wanted = Annotated[ArrayFormat | None, Field(description="By default what the Accept header asks for, else json.")]
 Split = Annotated[str | None, Field(description="The training split by default.")]
 Layers = Annotated[
-    str,
-    Field(
-        max_length=1 << 16,
-        description="Components of a layerwise kernel that are summed: names or patterns, separated by commas.",
-    ),
+    str, Field(description="Components of a layerwise kernel that are summed: names or patterns, separated by commas.")
 ]
 Transforms = Annotated[str, Field(description="cosine, centred, or both, in the order in which they are applied.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]

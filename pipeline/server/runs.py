@@ -9,12 +9,14 @@ from hashlib import sha256
 from threading import Lock
 from typing import Final, final
 
-from ntkpipe.configs.errors import NotFoundError, StorageError
+from ntkpipe.configs.errors import NotFoundError, NtkPipeError, StorageError
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.base import AbstractStore
+from ntkpipe.storage.stores.files import leads_out
 from ntkpipe.storage.stores.keys import check_name
+from ntkpipe.storage.stores.local import LocalRunStore
 from ntkpipe.storage.stores.read_only import ReadOnlyStore
 from ntkpipe.storage.stores.registry import open_store
 
@@ -116,7 +118,7 @@ class Runs:
         if found is None:
             self._require_listed(name)
             return self._keep(name, self._opened_now(name))
-        modified = self._modified(name)
+        modified = None if self._leads_out(name) else found.store.modified(layout.MANIFEST)
         if modified is None:
             self._forget(name)
             raise _missing(name)
@@ -149,26 +151,24 @@ class Runs:
 
     def _has_manifest(self, name: str) -> bool:
         try:
-            return self._store.exists(f"{name}/{layout.MANIFEST}")
-        except StorageError:
-            return False  # such as a link that leads out of the root
+            return not self._leads_out(name) and self._store_of(name).exists(layout.MANIFEST)
+        except NtkPipeError:
+            return True  # it is listed, and told to be unreadable
 
-    def _modified(self, name: str) -> float | None:
-        """Return when a run's manifest was written, None where there is none inside the root.
-
-        The root's store is asked, since it follows no symbolic link out of the root; a run's own would begin behind it.
-        """
-        return self._store.modified(layout.MANIFEST if name == self.own_name else f"{name}/{layout.MANIFEST}")
+    def _leads_out(self, name: str) -> bool:
+        """Return whether a run is behind a symbolic link out of the root; its own store would begin behind that."""
+        store = self._store
+        return isinstance(store, LocalRunStore) and name != self.own_name and leads_out(store.root, name)
 
     def _require_listed(self, name: str) -> None:
         listed = [self.own_name] if self.own_name is not None else self._store.folders() if _is_name(name) else []
-        if name not in listed or (self.own_name is None and not self._has_manifest(name)):
+        if name not in listed or self._leads_out(name):
             raise _missing(name)
 
     def _opened_now(self, name: str) -> Opened:
         store = self._store_of(name)
         # The time first: a run that is replaced in between is then opened once more.
-        modified, data = self._modified(name), store.get(layout.MANIFEST)
+        modified, data = store.modified(layout.MANIFEST), store.get(layout.MANIFEST)
         if modified is None or data is None:
             self._forget(name)
             raise _missing(name)

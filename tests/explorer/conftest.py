@@ -20,15 +20,15 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def service(root):
     with serving(root, "--trust-code", "--no-access-log") as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser():
-    """Debian's Chromium; the driver is stopped with the module, since its event loop would disturb other tests."""
+    """Debian's Chromium; the driver is stopped with the folder, since its event loop would disturb other tests."""
     program = shutil.which("chromium")
     if program is None:
         pytest.fail("the explorer is tested in a real browser, and there is no `chromium` here. Try: make browser")

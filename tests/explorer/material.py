@@ -23,8 +23,8 @@ NUM_CLASSES = 4
 NUM_MANY = 60_000
 
 
-def build_model() -> nn.Module:
-    torch.manual_seed(0)
+def build_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, NUM_CLASSES))
 
 
@@ -47,6 +47,12 @@ def load(split: str) -> Samples:
         return Samples(images, labels, tuple(ids))
     texts = tuple(f"Stripes of kind {label}. {HOSTILE}" for label in labels.tolist())
     return Samples(images, labels, tuple(ids), texts)
+
+
+def load_values(split: str) -> Samples:
+    """The same pictures with a real target for each output."""
+    samples = load(split)
+    return Samples(samples.inputs, torch.eye(NUM_CLASSES)[samples.labels] - 0.25, samples.ids)
 
 
 def load_many() -> Samples:
@@ -83,6 +89,25 @@ def config(**changes: Any) -> dict[str, Any]:
     return document | changes
 
 
+def values_config() -> dict[str, Any]:
+    """Return the configuration of a run of two members with real targets."""
+    splits = {
+        name: {"kind": "python", "target": "explorer.material:load_values", "options": {"split": name}}
+        for name in ("train", "test")
+    }
+    return config(
+        name="values",
+        model={
+            "target": "explorer.material:build_model",
+            "members": {"early": {"options": {"seed": 1}}, "late": {"options": {"seed": 2}}},
+        },
+        data={"splits": splits},
+        kernels=[{"kind": "full"}, {"kind": "signgd_asym"}],
+        solve=[{"kind": "cholesky", "name": "real", "kernel": "full@late", "ridge": 0.01, "targets": "values"}],
+        analyses=[],
+    )
+
+
 class Stopping(Notes):
     """Progress that asks the driver to stop after so many tasks of the kernel stage."""
 
@@ -108,8 +133,14 @@ def interrupted(document: dict[str, Any], out: Path, number: int) -> None:
 
 
 def make_runs(root: Path) -> None:
-    """Make a finished run, one that stopped, one of 60,000 samples with a few blocks, a damaged one and an unreadable one."""
+    """Make runs of every kind.
+
+    A finished one, a kept prediction, one of two members with real targets, one that stopped, one of 60,000 samples with a
+    few blocks, a damaged one and an unreadable one.
+    """
     ntkpipe.run(config(), root / "stripes")
+    ntkpipe.predict(root / "stripes", load("test").inputs[:5], "ck-ridge", keep=root / "kept")
+    ntkpipe.run(values_config(), root / "values")
     interrupted(config(name="half"), root / "half", 3)
     many = {
         "name": "many",

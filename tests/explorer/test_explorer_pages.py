@@ -23,6 +23,8 @@ PAGES = [
     "runs/stripes/samples/train/1",
     "runs/stripes/samples/test/0",
     "compare?run=stripes&one=trntk&other=ck",
+    "runs/values",
+    "runs/values/samples/test/0",
 ]
 
 
@@ -39,14 +41,14 @@ def test_every_page_can_be_read_by_everybody(open_tab, address):
 def test_runs_are_listed_searched_and_opened_and_one_that_cannot_be_read_says_so(open_tab):
     tab = open_tab()
     page, cards = tab.page, tab.page.locator(".card")
-    expect(cards).to_have_count(5)
+    expect(cards).to_have_count(7)
     unreadable = cards.filter(has_text="unreadable")
     expect(unreadable).to_contain_text(HOSTILE)
     expect(cards.filter(has_text="half").first).to_contain_text("interrupted")
     assert tab.page.locator("main img").count() == 0
     tab.page.get_by_label("Search the runs").fill("stri finished")
-    expect(page.get_by_role("status").filter(has_text="match")).to_have_text("2 of 5 match.")
-    expect(page.locator(".card:not([hidden])")).to_have_count(2)
+    expect(page.get_by_role("status").filter(has_text="match")).to_have_text("3 of 7 match.")
+    expect(page.locator(".card:not([hidden])")).to_have_count(3)
     tab.page.get_by_role("link", name="stripes", exact=True).click()
     expect(tab.page.locator("h1")).to_contain_text("stripes")
     assert tab.page.title() == "stripes · ntkpipe"
@@ -111,6 +113,45 @@ def test_a_sample_is_shown_with_what_it_resembles_and_what_its_prediction_is_mad
     tab.settled()
 
 
+def test_a_sample_of_real_targets_shows_them_beside_the_outputs_of_every_member(open_tab, root):
+    run = ntkpipe.open_run(root / "values")
+    tab = open_tab("runs/values/samples/test/0")
+    tab.settled()
+    page = tab.page
+    page.get_by_role("tab", name="Network late").click()
+    shown = page.get_by_role("tabpanel").locator("tbody tr").all_inner_texts()
+    for text, output, label in zip(shown, run.outputs("test", "late", 0)[0], run.labels("test")[0], strict=True):
+        assert f"label {label:.3g}" in text.replace("\u2212", "-")
+        assert f"{output:.3f}"[:5] in text.replace("\u2212", "-")
+    assert "class" not in page.locator("dl").first.inner_text()
+    expect(page.get_by_label("Kernel", exact=True).locator("option")).to_have_text(
+        ["signgd_asym@early", "signgd_asym@late"]
+    )
+    target = page.get_by_label("Target")
+    expect(target).to_have_value("0")
+    expect(page.get_by_text("The training samples have no classes.")).to_be_visible()
+    target.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_text(re.compile("Prediction of target"))).to_contain_text("target 1")
+    expect(target).to_be_focused()
+
+
+def test_nothing_is_offered_that_a_kept_prediction_or_a_kernel_does_not_have(open_tab):
+    tab = open_tab("runs/kept/kernels/ck")
+    tab.drawn()
+    assert tab.page.get_by_role("main").get_by_role("link").all_inner_texts() == []
+    tab.go("runs/kept/kernels/ck/spectrum")
+    expect(tab.page.locator(".empty")).to_contain_text("not stored between the training samples")
+    tab.go("runs/kept/samples/train/0")
+    expect(tab.page.locator("#near-title + div")).to_contain_text("No kernel between this split")
+    tab.go("runs/kept/samples/new/0")
+    expect(tab.page.get_by_role("list", name="Nearest", exact=True)).to_be_visible()
+    tab.settled()
+    tab.go("runs/values/kernels/signgd_asym@late")
+    tab.drawn()
+    assert tab.page.get_by_role("main").get_by_role("link").all_inner_texts() == ["Compare"]
+
+
 def test_what_a_run_stores_is_shown_as_text_whatever_it_looks_like(open_tab):
     tab = open_tab("runs/stripes/samples/train/1")
     tab.settled()
@@ -142,7 +183,8 @@ def test_spectra_of_several_kernels_are_drawn_switched_and_read(open_tab, root):
 
 def test_errors_say_what_happened_and_what_to_do(open_tab):
     tab = open_tab("runs/nothing")
-    expect(tab.page.get_by_role("alert")).to_contain_text("Start from the list of runs")
+    expect(tab.page.get_by_role("alert")).to_contain_text("no run")
+    expect(tab.page.get_by_role("link", name="See all runs")).to_be_visible()
     tab.go("runs/damaged/kernels/ck/spectrum")
     expect(tab.page.get_by_role("alert").first).to_contain_text("ntkpipe verify", timeout=20_000)
     tab.go("runs/half/kernels/trntk/spectrum")
@@ -151,6 +193,22 @@ def test_errors_say_what_happened_and_what_to_do(open_tab):
     expect(tab.page.locator("h1")).to_have_text("There is no such page")
     assert {status for status, _ in tab.refused} == {404, 409, 500}
     tab.refused.clear()
+
+
+def test_a_service_that_has_ended_is_not_asked_again_and_again(open_tab, root):
+    with serving(root, "--no-access-log") as ending:
+        tab = open_tab("runs/stripes/kernels/ck", url=ending.url)
+        tab.drawn()
+        asked = []
+        tab.page.on("request", lambda request: asked.append(request.url))
+        ending.end()
+        tab.page.get_by_role("spinbutton", name="From").fill("-7")
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.get_by_role("alert")).to_contain_text("does not answer")
+        tab.page.wait_for_timeout(500)
+        assert 0 < len(asked) <= 4
+        tab.page.get_by_role("button", name="Try again").click()
+        expect(tab.page.get_by_role("alert")).to_contain_text("does not answer")
 
 
 def test_a_token_is_asked_for_once_kept_in_the_tab_and_forgotten(open_tab, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import threading
 import time
 from urllib.parse import quote
 
@@ -14,7 +15,9 @@ from serving import ask
 import ntkpipe
 from ntkpipe.pipeline.pictures.colours import colours, indices
 from ntkpipe.pipeline.pictures.gallery import Gallery
+from ntkpipe.pipeline.pictures.samples import SampleShelf
 from ntkpipe.pipeline.pictures.workshop import Building
+from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.pipeline.server.app import create_app
 from ntkpipe.pipeline.server.settings import ServerSettings
 from ntkpipe.storage.stores.registry import open_store
@@ -56,6 +59,15 @@ def ready(app, path, **options):
         assert answer.headers["retry-after"] == "1"
         assert time.monotonic() < limit
     return answer
+
+
+def loaded(app, path):
+    """Ask for a sample until its data set is loaded."""
+    limit = time.monotonic() + 30
+    while (answer := ask(app, path)).json()["shown_as"] == "loading":
+        assert answer.headers["retry-after"] == "1"
+        assert time.monotonic() < limit
+    return answer.json()
 
 
 def until_ready(ask_for):
@@ -246,7 +258,7 @@ def test_what_cannot_be_drawn_is_refused(app, path, status, kind):
 def test_a_sample_is_told_and_drawn(app, run, root, sample):
     base = f"/v1/runs/whole/splits/train/samples/{sample}"
 
-    told, picture = ask(app, base).json(), ask(app, f"{base}/picture")
+    told, picture = loaded(app, base), ready(app, f"{base}/picture")
 
     assert told["id"] == pictured.HOSTILE
     assert (told["position"], told["label"]) == (0, int(run.labels("train")[0]))
@@ -259,10 +271,49 @@ def test_a_sample_is_told_and_drawn(app, run, root, sample):
     assert same.status_code == 304
 
 
+def test_a_sample_is_told_while_its_data_set_is_loaded(root, run, monkeypatch):
+    go, opened = threading.Event(), SampleShelf._opened
+    monkeypatch.setattr(SampleShelf, "_opened", lambda *given: go.wait(30) and opened(*given))
+    app, base = create_app(ServerSettings(root=str(root), access_log=False)), "/v1/runs/whole/splits/train/samples/2"
+    try:
+        told, picture = ask(app, base), ask(app, f"{base}/picture")
+        assert (told.status_code, told.json()["shown_as"], told.headers["retry-after"]) == (200, "loading", "1")
+        assert told.json()["label"] == int(run.labels("train")[2])
+        assert (picture.status_code, picture.json()["state"]) == (202, "building")
+        go.set()
+        assert loaded(app, base)["shown_as"] == "image"
+        assert ready(app, f"{base}/picture").headers["content-type"] == "image/png"
+    finally:
+        go.set()
+        app.service.close()
+
+
+def test_a_spectrum_is_made_once_in_the_background_for_who_would_ask_again(app, run, monkeypatch):
+    go, made, spectrum = threading.Event(), [], StoredRunReader.spectrum
+
+    def slow(*given):
+        made.append(given)
+        assert go.wait(30)
+        return spectrum(*given)
+
+    monkeypatch.setattr(StoredRunReader, "spectrum", slow)
+    path, early = f"{KERNEL}/spectrum?max_samples=7", {"headers": {"prefer": "wait=9, Respond-Async"}}
+
+    first = ask(app, path, **early)
+    go.set()
+    found, waited = ready(app, path, **early), ask(app, path)
+
+    assert (first.status_code, first.json()["state"]) == (202, "building")
+    assert "etag" not in first.headers
+    assert len(made) == 1
+    np.testing.assert_array_equal(found.json()["eigenvalues"], run.spectrum("wide", max_samples=7).eigenvalues)
+    assert (waited.json(), waited.headers["etag"]) == (found.json(), found.headers["etag"])
+
+
 def test_a_sample_of_code_is_not_shown_and_says_why(app):
     before = len(pictured.RAN)
 
-    told = ask(app, "/v1/runs/code/splits/train/samples/3").json()
+    told = loaded(app, "/v1/runs/code/splits/train/samples/3")
 
     assert told["shown_as"] == "none"
     assert "--trust-code" in told["why"]

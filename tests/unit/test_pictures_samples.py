@@ -22,6 +22,9 @@ from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.workers.sources.data import SplitSource
 from ntkpipe.workers.sources.showing import KNOWN_TARGETS, mistrust
 
+PATIENCE = 30
+"""Seconds in which a source must be loaded."""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -52,7 +55,11 @@ def run(made, tmp_path):
 
 
 def show(path, split="train", position=0, **options):
-    return SampleShelf(**options).show(ntkpipe.open_run(path), open_store(path), split, position)
+    shelf = SampleShelf(wait_seconds=PATIENCE, **options)
+    try:
+        return shelf.show(ntkpipe.open_run(path), open_store(path), split, position)
+    finally:
+        shelf.close()
 
 
 def pixels_of(shown):
@@ -71,7 +78,7 @@ def test_an_image_has_the_pixels_of_its_input(run, split, position):
 
 
 def test_a_source_is_loaded_once_and_dropped_for_others(run):
-    shelf, opened, store = SampleShelf(max_bytes=3000), ntkpipe.open_run(run), open_store(run)
+    shelf, opened, store = SampleShelf(max_bytes=3000, wait_seconds=PATIENCE), ntkpipe.open_run(run), open_store(run)
 
     first = shelf.show(opened, store, "train", 0)
     os.rename(run.parent / "data/train.npz", run.parent / "data/hidden.npz")

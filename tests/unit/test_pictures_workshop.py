@@ -49,6 +49,18 @@ def test_a_thing_is_made_once_however_many_ask(workshop):
     assert len(made) == 1
 
 
+def test_who_is_patient_waits_until_it_is_ready():
+    workshop = Workshop(100, wait_seconds=0.0)
+
+    def make(progress):
+        time.sleep(0.1)
+        return Thing("a")
+
+    assert isinstance(workshop.ask("a", make), Building)
+    assert workshop.ask("a", make, patient=True) == Thing("a")
+    workshop.close()
+
+
 def test_who_asks_early_is_told_how_far_it_is():
     workshop, go = Workshop(100, wait_seconds=0.0), threading.Event()
 

@@ -1,5 +1,7 @@
 """Sums of components, cosines and centred kernels, made when they are read, against float64 definitions."""
 
+import dataclasses
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -277,3 +279,39 @@ def test_means_are_taken_in_one_pass_however_many_threads_ask(run):
     assert chunks.reads.num_chunks - before <= num_tiles + 3
     run.kernel("layered").centred().cosine()[0, 0]
     assert chunks.reads.num_chunks - before < 2 * num_tiles
+
+
+def test_the_version_of_a_derived_kernel_is_that_of_the_means_that_it_holds(tmp_path):
+    shape, given = geometry(), contents()
+    place = tmp_path / "run"
+    stored.store_run(place, shape, given)
+    run, at = opened(place), np.arange(SIZES["train"])
+    name = run.kernel("means").name
+
+    def seen(asked):
+        return asked.reader.version(name, at, at), asked.kernel("means")[:, :].tobytes()
+
+    before = seen(run)
+    # The means are computed again, as by a repair, and come out otherwise; so do their receipts.
+    for folder in ("data.zarr", "receipts"):
+        shutil.rmtree(place / folder)
+    again = dataclasses.replace(given, statistics=lambda *what: given.statistics(*what) + 1)
+    stored.store_run(tmp_path / "again", shape, again)
+    for folder in ("data.zarr", "receipts"):
+        shutil.copytree(tmp_path / "again" / folder, place / folder)
+    for split in SIZES:
+        for block in range(3):
+            run.reader._ledger.sums.forget("derive-1", f"means/{split}/{block:08d}")
+    others = [seen(run), seen(opened(place))]
+    for version, values in others:
+        assert (version == before[0]) == (values == before[1])
+    assert others[1][0] != before[0]
+
+
+def test_patterns_are_few_and_a_long_one_is_a_name(run):
+    with pytest.raises(ConfigError, match="10,001 layers were given"):
+        run.kernel("layered", layers=["*"] * 10_001)
+    # As a pattern, it would take many seconds.
+    with pytest.raises(NotFoundError, match="unknown component") as found:
+        run.kernel("layered", layers=["[a-" * 10_000])
+    assert len(found.value.message) < 1000

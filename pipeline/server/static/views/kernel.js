@@ -2,7 +2,7 @@
 
 import { el, put } from "../dom.js";
 import { count, percent } from "../format.js";
-import { hasSpectrum, isComparable, kernelOf, kernelWords, manifestOf } from "../model.js";
+import { hasSpectrum, isComparable, kernelOf, kernelWords, manifestOf, references } from "../model.js";
 import { colourbar, range } from "../parts/colourbar.js";
 import { signButton } from "../parts/forms.js";
 import { mapControls } from "../parts/mapcontrols.js";
@@ -29,7 +29,7 @@ export async function show(page, { run, kernel }) {
   put(page.content, el("h1", {}, kernel), loading("the kernel"));
   const { geometry } = await manifestOf(run, page.signal);
   const shape = kernelOf(geometry, kernel);
-  if (!shape) throw new Problem(404, { kind: "not-found", detail: `This run has no kernel ${kernel}.` });
+  if (!references(geometry).includes(kernel)) throw new Problem(404, { kind: "not-found", detail: `This run has no kernel ${kernel}.` });
   new KernelPage(page, run, kernel, geometry, shape).open();
 }
 
