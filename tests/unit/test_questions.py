@@ -95,7 +95,7 @@ def test_a_detail_that_would_be_ignored_is_refused(run, what, detail):
     ["", "kernl/laplace", "kernel", "kernel/laplace/train-train/x", "spectrum", "attribution/a/test/x", "extra/a"],
 )
 def test_a_question_of_no_known_form_is_answered_with_those_that_there_are(run, what):
-    with pytest.raises(ConfigError, match="Ask for kernel/NAME|is not of the form .*; splits: "):
+    with pytest.raises(ConfigError, match=r"Ask for kernel/NAME|is not of the form .*; splits: "):
         run.ask(what)
 
 
