@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.committed import Scratch
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.picking import Picks, picked
 
 Doubles = npt.NDArray[np.float64]

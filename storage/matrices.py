@@ -22,8 +22,9 @@ from ntkpipe.storage.arrays import ChunkStore, checksum
 from ntkpipe.storage.committed import CommittedChunks
 from ntkpipe.storage.derived import DerivedMatrix, Doubles
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.kernel import AbstractMatrix, StoredMatrix, TransposedMatrix
+from ntkpipe.storage.kernel import StoredMatrix
 from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.matrix import AbstractMatrix, TransposedMatrix
 from ntkpipe.storage.records import Geometry, KernelGeometry
 from ntkpipe.storage.tile_cache import TileCache
 

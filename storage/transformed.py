@@ -13,8 +13,8 @@ from ntkpipe.configs.errors import NotFoundError
 from ntkpipe.storage import derived
 from ntkpipe.storage.arrays import checksum
 from ntkpipe.storage.derived import DerivedMatrix, Doubles
-from ntkpipe.storage.kernel import AbstractMatrix
 from ntkpipe.storage.matrices import MatrixReader, checked_variances
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.records import Geometry
 
 Transform = Literal["cosine", "centred"]

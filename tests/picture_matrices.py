@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from ntkpipe.configs.errors import ChunkNotReadyError
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.picking import picked
 
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from ntkpipe.configs.loading import load_config as load_config
     from ntkpipe.configs.projection import Projection as Projection
     from ntkpipe.configs.run import RunConfig as RunConfig
+    from ntkpipe.pipeline.client.connecting import connect as connect
     from ntkpipe.pipeline.predictions import Predictions as Predictions
     from ntkpipe.pipeline.predictions import predict as predict
-    from ntkpipe.pipeline.query.connecting import connect as connect
     from ntkpipe.pipeline.query.run import Run as Run
     from ntkpipe.pipeline.query.run import open_run as open_run
     from ntkpipe.pipeline.run import extend as extend
@@ -54,7 +54,7 @@ _HOMES = {
     "Validation": "ntkpipe.workers.solvers.validation",
     "closed_form": "ntkpipe.workers.kernels.formulas",
     "closed_form_operator": "ntkpipe.workers.kernels.formulas",
-    "connect": "ntkpipe.pipeline.query.connecting",
+    "connect": "ntkpipe.pipeline.client.connecting",
     "eigenpairs": "ntkpipe.workers.spectra.eigenpairs",
     "extend": "ntkpipe.pipeline.run",
     "features": "ntkpipe.workers.kernels.library",

@@ -80,7 +80,7 @@ def _table(*more: str) -> Table:
 def _list_service(url: str, address: str | None, token_file: Path | None) -> None:
     if address is not None:
         raise ConfigError("--address is of a cluster, and a service knows none of its jobs; leave one of the two out.")
-    from ntkpipe.pipeline.query.connecting import runs_of
+    from ntkpipe.pipeline.client.connecting import runs_of
 
     found = runs_of(url, read_token(token_file))
     if not found:

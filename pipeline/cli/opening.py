@@ -30,7 +30,7 @@ def opened(url: str, token_file: Path | None = None) -> Run:
     if not is_service(url):
         check_no_token(url, token_file)
         return open_run(url)
-    from ntkpipe.pipeline.query.connecting import connect
+    from ntkpipe.pipeline.client.connecting import connect
 
     return connect(url, read_token(token_file))
 

@@ -18,7 +18,7 @@ from ntkpipe.pipeline.pictures.orders import Group, Order
 from ntkpipe.pipeline.pictures.reduction import Advance
 from ntkpipe.pipeline.query.names import Doubles, Positions
 from ntkpipe.storage.grid import num_chunks
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 
 NUM_BLOCKS: Final = 8
 """Columns of tiles that are read."""

@@ -23,7 +23,7 @@ from ntkpipe.pipeline.query.names import Doubles, MatrixName, Positions
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.grid import num_chunks
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 
 MAX_SAMPLES: Final = 20_000
 """All are looked at up to so many; of more, evenly spaced blocks."""

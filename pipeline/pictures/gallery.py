@@ -16,7 +16,7 @@ from ntkpipe.pipeline.query.matrices import KernelQuery
 from ntkpipe.pipeline.query.names import MatrixName, Spectrum
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 
 MAX_BYTES: Final = 512 * 2**20
 NUM_CLUSTERS: Final = 10

@@ -15,7 +15,7 @@ from ntkpipe.pipeline.pictures.pyramid import Pyramid
 from ntkpipe.pipeline.pictures.reduction import Axis, Floats, reduce_matrix
 from ntkpipe.pipeline.query.names import Positions
 from ntkpipe.storage.grid import num_chunks
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 
 QUANTILES: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 QUANTILE_PIXELS: Final = 2**20

@@ -18,7 +18,7 @@ from scipy import sparse
 from ntkpipe.pipeline.query.names import Positions
 from ntkpipe.storage.committed import Scratch
 from ntkpipe.storage.grid import num_chunks
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.picking import Picks, consecutive
 
 Floats = npt.NDArray[np.float32]

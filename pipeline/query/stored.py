@@ -22,9 +22,10 @@ from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import REMEDY, Array, ChunkStore
 from ntkpipe.storage.committed import CommittedChunks
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.kernel import KERNEL_STAGE, AbstractMatrix
+from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import CACHE_BYTES, MatrixReader
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.objects import read_npy, read_object
 from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.schema import array_specs

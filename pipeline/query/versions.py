@@ -7,8 +7,8 @@ import numpy as np
 
 from ntkpipe.pipeline.query.names import MatrixName, Positions
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.kernel import AbstractMatrix
 from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.records import Manifest
 
 

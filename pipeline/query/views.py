@@ -121,7 +121,7 @@ def _reopened(url: str, run_id: str, name: MatrixName, shape: tuple[int, int], m
 def _open(url: str, process: int) -> "Run":
     """Open a run once in every process; what a fork has taken along is not used."""
     if url.startswith(("http://", "https://")):
-        from ntkpipe.pipeline.query.connecting import connect
+        from ntkpipe.pipeline.client.connecting import connect
 
         return connect(url)
     from ntkpipe.pipeline.query.run import open_run

@@ -19,10 +19,10 @@ from ntkpipe.configs.errors import (
     StorageError,
     TooLargeError,
 )
-from ntkpipe.pipeline.query.address import RunAddress
-from ntkpipe.pipeline.query.connection import ATTEMPTS, MAX_MESSAGE_LENGTH, Connection
-from ntkpipe.pipeline.query.kept import KeptAnswer, KeptAnswers
-from ntkpipe.pipeline.query.pieces import Pieces, TooLarge
+from ntkpipe.pipeline.client.address import RunAddress
+from ntkpipe.pipeline.client.connection import ATTEMPTS, MAX_MESSAGE_LENGTH, Connection
+from ntkpipe.pipeline.client.kept import KeptAnswer, KeptAnswers
+from ntkpipe.pipeline.client.pieces import Pieces, TooLarge
 from ntkpipe.storage.objects import npy_bytes
 
 TOKEN = "a-token-of-the-tests"

@@ -19,7 +19,7 @@ HOMES = {
     "fsspec": ("storage/",),
     "obstore": ("storage/stores/obstore_store.py",),
     "google_crc32c": ("storage/",),
-    "httpx": ("pipeline/query/connection.py",),
+    "httpx": ("pipeline/client/connection.py",),
     "ray": ("pipeline/executors/", "pipeline/jobserver.py", "pipeline/server/rayserve.py"),
     "pydantic": (
         "configs/",

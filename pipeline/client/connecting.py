@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from ntkpipe.configs.errors import ConfigError, NotFoundError, NtkPipeError, StorageError
-from ntkpipe.pipeline.query.address import EXPECTED, RunAddress
-from ntkpipe.pipeline.query.remote import RemoteRunReader
+from ntkpipe.pipeline.client.address import EXPECTED, RunAddress
+from ntkpipe.pipeline.client.remote import RemoteRunReader
 from ntkpipe.pipeline.query.run import Run
 
 if TYPE_CHECKING:
-    from ntkpipe.pipeline.query.connection import Connection
+    from ntkpipe.pipeline.client.connection import Connection
 
 TOKEN_VARIABLE: Final = "NTKPIPE_TOKEN"
 
@@ -90,7 +90,7 @@ def _open(
     address: RunAddress, token: str | None, timeout_seconds: float, cache_bytes: int, plain_http: bool
 ) -> "Connection":
     try:
-        from ntkpipe.pipeline.query.connection import Connection
+        from ntkpipe.pipeline.client.connection import Connection
     except ImportError:
         raise ConfigError("asking a service needs a package: pip install 'ntkpipe[client]'") from None
     if token is None:

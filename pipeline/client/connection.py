@@ -17,9 +17,9 @@ from ntkpipe.configs.errors import (
     TooLargeError,
     error_of_kind,
 )
-from ntkpipe.pipeline.query.address import RunAddress
-from ntkpipe.pipeline.query.kept import KeptAnswer, KeptAnswers, Question
-from ntkpipe.pipeline.query.pieces import TooLarge
+from ntkpipe.pipeline.client.address import RunAddress
+from ntkpipe.pipeline.client.kept import KeptAnswer, KeptAnswers, Question
+from ntkpipe.pipeline.client.pieces import TooLarge
 
 Parameters = Mapping[str, str]
 """Of a request; all of them are texts, as in a URL."""

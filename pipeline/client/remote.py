@@ -8,10 +8,10 @@ from weakref import finalize
 import numpy as np
 
 from ntkpipe.configs.errors import NotFoundError, StorageError
+from ntkpipe.pipeline.client.pieces import Pieces, TooLarge
+from ntkpipe.pipeline.client.received import nearest_of, pairs_of
 from ntkpipe.pipeline.query.names import Doubles, MatrixName, Missing, Nearest, Positions, Spectrum
-from ntkpipe.pipeline.query.pieces import Pieces, TooLarge
 from ntkpipe.pipeline.query.reader import AbstractRunReader
-from ntkpipe.pipeline.query.received import nearest_of, pairs_of
 from ntkpipe.pipeline.status import RunStatus, StageStatus
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import Array
@@ -20,7 +20,7 @@ from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.solutions import SolutionRecord
 
 if TYPE_CHECKING:
-    from ntkpipe.pipeline.query.connection import Connection
+    from ntkpipe.pipeline.client.connection import Connection
 
 NPY: Final = "application/x-npy"
 
