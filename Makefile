@@ -41,7 +41,7 @@ mnist: $(STAMP) ## The same on MNIST: 60,000 images, about 30 GB of disk.
 test: $(STAMP) ## Run the fast tests.
 	$(BIN)/pytest $(TEST_OPTIONS)
 
-test-slow: $(STAMP) browser ## Run the slow tests: killed processes, full disks, every cut of the golden network.
+test-slow: $(STAMP) browser ## Run the slow tests: killed processes, full disks, clusters, a real browser.
 	$(BIN)/pytest -m slow $(SLOW_OPTIONS)
 
 faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.

@@ -15,8 +15,8 @@ from ntkpipe.configs.errors import NotFoundError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KILLS = int(os.environ.get("NTKPIPE_TEST_KILLS", "5"))
-"""How many processes are killed before the run may finish; half of them drivers."""
+KILLS = int(os.environ.get("NTKPIPE_TEST_KILLS", "3"))
+"""How many processes are killed before the run may finish."""
 
 RUN_SECONDS = 20.0
 """About how long an undisturbed run takes; kills are spread over it."""
