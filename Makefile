@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 # .ci/run empties this, so that what is tested is what ships.
 EDITABLE ?= --editable
 BENCH_OPTIONS ?= --peers
-# Tests use one thread each, and many wait; a file stays in one process, for the sake of what its tests share.
-TEST_OPTIONS ?= -n 2 --dist loadfile
+# Tests use one thread each; a file stays in one process, for the sake of what its tests share. Files come in the order of
+# their names: else those with few tests come last, which are the longest, when nothing is left to go on beside them.
+TEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Most of their time slow tests wait, for Ray, for deadlines and for leases: three processes share two cores.
+SLOW_OPTIONS ?= $(TEST_OPTIONS) -n 3
 FAULT_TESTS := tests/faults tests/integration/test_verify.py tests/integration/test_object_stores.py tests/unit/test_locks.py
 DEMO_RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage bench-scheduling bench-prediction check check-installed format clean
+.PHONY: help demo mnist test test-slow faults bench-jacobians bench-kernels bench-solvers bench-storage bench-scheduling bench-prediction bench-queries bench-serving browser check check-installed format clean
 
 help: ## Say what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -38,11 +41,11 @@ mnist: $(STAMP) ## The same on MNIST: 60,000 images, about 30 GB of disk.
 test: $(STAMP) ## Run the fast tests.
 	$(BIN)/pytest $(TEST_OPTIONS)
 
-test-slow: $(STAMP) ## Run the slow tests: killed processes, full disks, every cut of the golden network.
-	$(BIN)/pytest -m slow $(TEST_OPTIONS)
+test-slow: $(STAMP) browser ## Run the slow tests: killed processes, full disks, clusters, a real browser.
+	$(BIN)/pytest -m slow $(SLOW_OPTIONS)
 
 faults: $(STAMP) ## Inject every fault, and print what was survived and how many bytes were compared.
-	$(BIN)/pytest -m 'slow or not slow' $(TEST_OPTIONS) $(FAULT_TESTS) $(FAULT_OPTIONS)
+	$(BIN)/pytest -m 'slow or not slow' $(SLOW_OPTIONS) $(FAULT_TESTS) $(FAULT_OPTIONS)
 
 bench-jacobians: $(STAMP) ## Time kernels and features against the hardware's floor and other packages.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $(EDITABLE) '.[bench]'
@@ -66,6 +69,18 @@ bench-scheduling: $(STAMP) ## Time what the driver costs per task, two workers a
 bench-prediction: $(STAMP) ## Compare simulated with real times of features and kernel stages on this machine.
 	@$(BIN)/python tests/benchmarks/prediction.py
 
+bench-queries: $(STAMP) ## Time reads of stored kernels, warm and cold, against bare reads.
+	@$(BIN)/python tests/benchmarks/queries.py
+
+bench-serving: $(STAMP) ## Load the query service with wrk (Debian's package), next to a bare server.
+	@command -v wrk > /dev/null || apt-get install --quiet --yes --no-install-recommends wrk
+	@$(BIN)/python tests/benchmarks/serving.py
+
+# The explorer is tested in a real browser, which PyPI does not have.
+browser: # Install Chromium where there is none.
+	@command -v chromium > /dev/null || { apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium; } \
+		|| { echo "The explorer's tests need Chromium: install the package chromium, as root."; exit 1; }
+
 check: ## Lint, types and the layer contract.
 	@$(MAKE) --no-print-directory EDITABLE= check-installed
 
@@ -81,4 +96,4 @@ format: $(STAMP) ## Format the code.
 	$(BIN)/ruff format .
 
 clean: ## Remove what was built.
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .import_linter_cache

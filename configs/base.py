@@ -7,9 +7,14 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
+LONGEST = 200
+"""Characters of a name that is compared with others and repeated in a message; the time grows with their square."""
+
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name that looks most like ``name``, or None when nothing is close."""
+    if len(name) > LONGEST:
+        return None
     matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
@@ -18,6 +23,7 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
     """Say that ``name`` is no valid ``what``, suggest the nearest one and list them all."""
     names = sorted(valid)
     suggestion = nearest_name(name, names)
+    name = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     hint = f"; did you mean {suggestion!r}?" if suggestion else "."
     return f"unknown {what} {name!r}{hint} Valid: {', '.join(names)}"
 

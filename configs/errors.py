@@ -4,6 +4,7 @@
 
     NtkPipeError
     ├── ConfigError (ValueError)        what was asked for is not well-formed or not possible
+    │   └── TooLargeError               more was asked for at once than may be
     ├── PlanError                       what was asked for cannot fit or cannot be scheduled
     ├── RunMismatchError                the run on storage is not the run that was asked for
     ├── RunLockedError                  another driver owns the run
@@ -16,8 +17,8 @@
     ├── TaskFailedError                 a task failed more often than it may
     └── RunStoppedError                 somebody asked the driver to stop
 
-A message states what was found, what was expected, and what to do next. Errors carry one string only, so that
-they survive the trip from a remote worker unchanged. Secrets that others have put into it are redacted.
+A message states what was found, what was expected, and what to do next. Errors are made of one string only, so that
+they survive the trip from a remote worker unchanged; some also hold, for programs, numbers or names of their message. Secrets that others have put into it are redacted.
 """
 
 from typing import ClassVar
@@ -50,6 +51,22 @@ class ConfigError(NtkPipeError, ValueError):
 
     kind = "config"
     exit_code = 2
+
+
+class TooLargeError(ConfigError):
+    """More was asked for at once than may be.
+
+    Attributes:
+        limit: What may be asked for, in the unit that the message names; None where it is not known.
+        asked: What was asked for, in the same unit.
+    """
+
+    kind = "too-large"
+
+    def __init__(self, *args: object, limit: int | None = None, asked: int | None = None) -> None:
+        super().__init__(*args)
+        self.limit = limit
+        self.asked = asked
 
 
 class PlanError(NtkPipeError):
@@ -98,9 +115,17 @@ class CorruptChunkError(StorageError):
 
 
 class ChunkNotReadyError(StorageError):
-    """A chunk has no receipt yet; its content must not be used."""
+    """A chunk has no receipt yet; its content must not be used.
+
+    Attributes:
+        tasks: Ids of all tasks that are needed and not committed, where several were looked for at once; else empty.
+    """
 
     kind = "chunk-not-ready"
+
+    def __init__(self, *args: object, tasks: tuple[str, ...] = ()) -> None:
+        super().__init__(*args)
+        self.tasks = tasks
 
 
 class NumericalError(NtkPipeError):

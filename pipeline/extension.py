@@ -9,7 +9,8 @@ from ntkpipe.configs.canonical import differences
 from ntkpipe.configs.errors import NotFoundError, RunMismatchError, StorageError
 from ntkpipe.pipeline.identity import inputs_of
 from ntkpipe.pipeline.manifests import describe
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
+from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.storage.features import FEATURES_STAGE
 from ntkpipe.storage.grid import shards
 from ntkpipe.storage.ledger import Ledger
@@ -78,7 +79,7 @@ def _first_difference(
 ) -> str:
     """Return what the first difference of a split that is not the start of another is, as far as the old run tells."""
     try:
-        run = Run(store)
+        run = Run(StoredRunReader(store))
         ids, labels = run.ids(split), run.labels(split)
     except StorageError as error:
         return f"ids, labels or inputs differ; the old ones cannot be read: {error.message}"

@@ -178,6 +178,11 @@ class Plan:
             found.append(StagePrice(stage, self.num_tasks(stage), total))
         return found
 
+    def price(self, task: Task) -> Cost:
+        """Return the cost of a task; needs a cost model."""
+        assert self._cost_model is not None
+        return self._cost_model.price(task)
+
     def check_space(self, store: AbstractStore) -> None:
         """Refuse a plan whose chunks do not fit the store.
 

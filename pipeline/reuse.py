@@ -106,11 +106,20 @@ class _Source:
 
     def take(self, stage: str, tasks: dict[str, Task]) -> Iterator[list[Receipt]]:
         """Copy what is committed and equal, several tasks at a time; yield receipts, by the hundreds."""
+        if not self._has_any(stage, tasks):
+            return
         entries = (entry for entry in self._ledger.entries(stage) if entry.task in tasks)
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             while part := list(islice(entries, BATCH)):
                 copied = pool.map(lambda entry: self._copy(tasks[entry.task], entry), part)
                 yield [receipt for receipt in copied if receipt is not None]
+
+    def _has_any(self, stage: str, tasks: dict[str, Task]) -> bool:
+        """Return whether some task may be there; names are listed, while all receipts would have to be read."""
+        try:
+            return not tasks.keys().isdisjoint(self._ledger.committed(stage))
+        except StorageError:  # nobody can tell: a segment is damaged, of which the whole receipts are taken
+            return True
 
     def _copy(self, task: Task, entry: Entry) -> Receipt | None:
         """Return the receipt of a task after its chunks were copied; None if it has to be computed."""

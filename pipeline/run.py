@@ -16,7 +16,7 @@ from ntkpipe.pipeline.execution import absolute, execute, make_plan
 from ntkpipe.pipeline.extension import check_extension
 from ntkpipe.pipeline.manifests import check_same, make_manifest
 from ntkpipe.pipeline.plan import Plan
-from ntkpipe.pipeline.query import Run, open_run
+from ntkpipe.pipeline.query.run import Run, open_run
 from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage import layout
 from ntkpipe.storage.locks import CLOCK_SECONDS, EpochLock, current_epoch, liveness, read_claim, silent_seconds
@@ -192,19 +192,19 @@ def _start(
     """Start a run where there is none; ``check`` may refuse what was found out about its model and data."""
     url = os.fspath(out) if out is not None else f"runs/{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     store = open_store(url)
-    _check_shared(config, store)
+    check_shared(config, store)
     if store.get(layout.MANIFEST) is not None:
         raise ConfigError(
             f"{store.url} holds a run already. Go on with `ntkpipe resume {shlex.quote(store.url)}`, or choose --out."
         )
-    _check_free(store)
+    check_free(store)
     probe = probe_run(config)
     if check is not None:
         check(probe)
     made = make_plan(probe)
     if not origin:  # what is linked takes no space, and a disk that is full after all loses nothing
         made.check_space(store)
-    return _carry_out(
+    return carry_out(
         url, config, probe, made, progress, stop, origin=origin, manifest=make_manifest(config, probe, origin=origin)
     )
 
@@ -218,10 +218,10 @@ def _finish(
     stop: StopRequest | None,
 ) -> Run:
     """Finish a run that was started."""
-    _check_shared(config, store)
+    check_shared(config, store)
     probe = probe_run(config, manifest.solvers)
     check_same(store.url, manifest, make_manifest(config, probe))
-    return _carry_out(url, config, probe, make_plan(probe), progress, stop, origin=manifest.origin)
+    return carry_out(url, config, probe, make_plan(probe), progress, stop, origin=manifest.origin)
 
 
 def _await_lease(store: AbstractStore) -> None:
@@ -239,7 +239,7 @@ def _await_lease(store: AbstractStore) -> None:
         time.sleep(WAIT_SECONDS)
 
 
-def _carry_out(
+def carry_out(
     url: Url,
     config: RunConfig,
     probe: Probe,
@@ -259,8 +259,12 @@ def _carry_out(
     return open_run(url)
 
 
-def _check_free(store: AbstractStore) -> None:
-    """Refuse a place where another run has left what would be taken for this one's."""
+def check_free(store: AbstractStore) -> None:
+    """Refuse a place where another run has left what would be taken for this one's.
+
+    Raises:
+        ConfigError: There is such a thing.
+    """
     left = sorted({layout.RECEIPTS, layout.SEGMENTS, layout.SOLVER}.intersection(store.folders()))
     # A run that has started since then has a manifest, and is refused as it is written.
     if left and not store.exists(layout.MANIFEST):
@@ -270,6 +274,11 @@ def _check_free(store: AbstractStore) -> None:
         )
 
 
-def _check_shared(config: RunConfig, store: AbstractStore) -> None:
+def check_shared(config: RunConfig, store: AbstractStore) -> None:
+    """Refuse a store that the workers of an executor do not see.
+
+    Raises:
+        ConfigError: They do not.
+    """
     if config.resources.executor != "serial" and not store.shared:
         raise ConfigError(f"{store.url} exists in this process only; use resources.executor=serial, or another --out.")

@@ -8,8 +8,9 @@ A chunk's bytes are those that zarr's codecs ``bytes`` (``vlen-utf8`` for texts)
 and handed to the run's store: a chunk is summed once, copied once, and written as every other object of the run is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, final
 
 import google_crc32c
@@ -44,7 +45,7 @@ class Reads:
 
 @final
 class ChunkStore:
-    """The arrays of one run.
+    """The arrays of one run. Thread safe.
 
     Args:
         store: Of the run.
@@ -64,10 +65,11 @@ class ChunkStore:
         self.reads = Reads()
         self._read_only = read_only
         self._specs = {spec.path: spec for spec in specs}
+        self._lock = Lock()
 
     def create(self, specs: Iterable[ArraySpec], attributes: dict[str, Any]) -> None:
         """Write the metadata of the run's group and arrays where it is missing or damaged; this can be repeated."""
-        self._specs |= {spec.path: spec for spec in specs}
+        self._specs = self._specs | {spec.path: spec for spec in specs}
         expected = documents(self._specs.values(), attributes)
         for key, _ in list(problems(self.store, expected, exactly=True)):
             self.store.put(key, expected[key])
@@ -126,12 +128,48 @@ class ChunkStore:
                 if it holds fill values: it is damaged or gone.
         """
         spec = self.spec(path)
-        values, found = self._load(spec, position)
+        data = self.store.get_writable(spec.key(position))
+        values, found = self._checked(spec, position, data)
         if committed is not None and found != committed:
             raise CorruptChunkError(f"{self._where(spec, position)}: another chunk was committed. {REMEDY}")
         if committed is None and values.size and _holds_fill(values):
             raise CorruptChunkError(f"{self._where(spec, position)}: the chunk is missing or incomplete. {REMEDY}")
         return values if spec.dtype == "str" else np.ascontiguousarray(values, dtype=spec.dtype)
+
+    def object_bytes(self, path: str) -> int:
+        """Return the size of the object of a chunk of numbers."""
+        return self.spec(path).chunk_bytes + CHECKSUM_BYTES
+
+    def take(
+        self,
+        path: str,
+        position: tuple[int, ...],
+        pick: Callable[[Array], Array],
+        memory: bytearray,
+        *,
+        committed: str,
+    ) -> Array:
+        """Read one whole chunk of numbers into memory of the caller's, check all of it, and return something of it.
+
+        Args:
+            path: The array.
+            position: The chunk's index in the grid.
+            pick: Copies what is wanted out of the chunk, which is clipped to the array's bounds.
+            memory: Of at least :meth:`object_bytes`, which nobody else uses meanwhile.
+            committed: The checksum of what was committed.
+
+        Raises:
+            CorruptChunkError: Its bytes fail their checksum, or it is not what was committed.
+        """
+        spec = self.spec(path)
+        size = self.store.read_into(spec.key(position), memory)
+        data = None if size is None else memoryview(memory)[:size]
+        # An object that is larger than its chunk may be is cut short by the memory, and damaged for its size.
+        whole = data if size is None or size <= len(memory) else b""
+        values, found = self._checked(spec, position, whole)
+        if found != committed:
+            raise CorruptChunkError(f"{self._where(spec, position)}: another chunk was committed. {REMEDY}")
+        return pick(values)
 
     def matches(self, record: ChunkRecord) -> str | None:
         """Compare a chunk with its record; return what is wrong, None when nothing is. Memory is O(chunk).
@@ -153,17 +191,20 @@ class ChunkStore:
                     f"{where}: committed were {list(record.shape)} values from {list(record.start)} on, the grid has "
                     f"{list(shape)} from {list(start)}"
                 )
-            _, found = self._load(spec, record.position)
+            data = self.store.get_writable(spec.key(record.position))
+            _, found = self._checked(spec, record.position, data)
         except CorruptChunkError as error:
             return error.message
         return None if found == record.crc32c else f"{where}: crc32c is {found}, committed was {record.crc32c}"
 
-    def _load(self, spec: ArraySpec, position: tuple[int, ...]) -> tuple[Array, str]:
+    def _checked(
+        self, spec: ArraySpec, position: tuple[int, ...], data: bytearray | memoryview | bytes | None
+    ) -> tuple[Array, str]:
         """Return the values of a chunk inside the array's bounds and their checksum, summing no byte twice if it can."""
-        data = self.store.get_writable(spec.key(position))
         if data is None:
             raise CorruptChunkError(f"{self._where(spec, position)}: the chunk is missing or incomplete. {REMEDY}")
-        self.reads = Reads(self.reads.num_chunks + 1, self.reads.num_bytes + len(data))
+        with self._lock:
+            self.reads = Reads(self.reads.num_chunks + 1, self.reads.num_bytes + len(data))
         length = len(data) - CHECKSUM_BYTES
         content = np.frombuffer(data, np.uint8, max(length, 0))
         stored = google_crc32c.value(content)

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from threading import Lock, RLock
 from typing import final
 
-from ntkpipe.configs.errors import ChunkNotReadyError, StorageError
+from ntkpipe.configs.errors import ChunkNotReadyError, NotFoundError, StorageError
 from ntkpipe.storage import layout
 from ntkpipe.storage.records import Failure, Receipt
 from ntkpipe.storage.segment_index import SegmentIndex
@@ -58,7 +59,7 @@ class Entry:
 
 @final
 class Ledger:
-    """Reads and writes receipts. Memory is O(ids of tasks + one segment).
+    """Reads and writes receipts. Memory is O(ids of tasks + one segment). Thread safe.
 
     A listing is made when it is first needed, for all stages at once, and again by :meth:`refresh`.
 
@@ -74,23 +75,37 @@ class Ledger:
         self.sums = CommittedSums(self.receipt, self.require)
         self._listed = False
         self._stale_hits = 0
+        self._added: list[Name] | None = None
+        self._lock = Lock()
+        self._listing = RLock()
 
     def refresh(self) -> None:
         """List all receipts of all stages: their own objects first, then segments."""
-        self._own, self._empty = {}, set()
-        for key, size in self._store.sizes(layout.RECEIPTS).items():
-            name = layout.receipt_name(key)
-            if name is not None and size:
-                self._own.setdefault(name[0], set()).add(name[1])
-            elif name is not None:
-                self._empty.add(name)
-        self._listed, self._stale_hits = True, 0
-        self._segments.refresh()
+        with self._listing:
+            with self._lock:
+                self._added = []
+            own: dict[str, set[str]] = {}
+            empty = set()
+            for key, size in self._store.sizes(layout.RECEIPTS).items():
+                name = layout.receipt_name(key)
+                if name is not None and size:
+                    own.setdefault(name[0], set()).add(name[1])
+                elif name is not None:
+                    empty.add(name)
+            with self._lock:
+                # What other threads have found or committed meanwhile may not be in the listing.
+                for stage, task in self._added or ():
+                    own.setdefault(stage, set()).add(task)
+                self._added = None
+                self._own, self._empty, self._listed, self._stale_hits = own, empty, True, 0
+            self._segments.refresh()
 
     def stages(self) -> tuple[str, ...]:
         """Return the stages that have receipts, as of the last listing."""
         self._need_listing()
-        return tuple(sorted({*self._own, *self._segments.stages(), *(stage for stage, _ in self._empty)}))
+        with self._lock:
+            own, empty = list(self._own), list(self._empty)
+        return tuple(sorted({*own, *self._segments.stages(), *(stage for stage, _ in empty)}))
 
     def committed(self, stage: str) -> frozenset[str]:
         """Return the ids of a stage's finished tasks, as of the last listing and what was committed here since.
@@ -100,7 +115,8 @@ class Ledger:
         """
         self._need_listing()
         self._segments.require_whole()
-        return frozenset(self._own.get(stage, ())).union(*self._segments.tasks(stage))
+        # Own ones first: what is moved into a segment meanwhile is found there.
+        return frozenset(self._own_tasks(stage)).union(*self._segments.tasks(stage))
 
     def commit(self, receipt: Receipt) -> bool:
         """Finish a task; False when another attempt has finished it before.
@@ -113,7 +129,7 @@ class Ledger:
         if not won and self._is_outdated(receipt):
             self._store.put(key, data)
             won = True
-        self._own.setdefault(receipt.stage, set()).add(receipt.task)
+        self._add(receipt.stage, receipt.task)
         return won
 
     def commit_at_once(self, receipts: Sequence[Receipt]) -> None:
@@ -144,14 +160,7 @@ class Ledger:
         Raises:
             StorageError: It may be in a segment that is damaged.
         """
-        if self._knows(stage, task):
-            return True
-        if self._store.get(layout.receipt(stage, task)):  # not an empty one
-            self._own.setdefault(stage, set()).add(task)
-            self._stale_hits += 1
-            # Each listing has to find enough to be worth its price, whatever the number of receipts.
-            if self._stale_hits > max(STALE_HITS, sum(map(len, self._own.values())) // STALE_HITS):
-                self.refresh()
+        if self._knows(stage, task) or self._finds(stage, task):
             return True
         self._segments.refresh()
         if not self._knows(stage, task):
@@ -170,6 +179,36 @@ class Ledger:
                 f"{self._store.url}: {stage} task {task} is not committed yet; its chunks must not be read. "
                 "See `ntkpipe status`, and finish the run with `ntkpipe resume`."
             )
+
+    def fetch(self, stage: str, tasks: Sequence[str]) -> list[str]:
+        """Have the checksums of several tasks at hand; return those that are not finished, in order.
+
+        Takes a listing where it does not know many of them, and reads their receipts side by side.
+
+        Raises:
+            StorageError: One of the receipts, or a segment, is damaged.
+        """
+        wanted = [task for task in dict.fromkeys(tasks) if not self.sums.holds(stage, task)]
+        if not wanted:
+            return []
+        unknown = [task for task in wanted if not self._knows(stage, task)]
+        if len(unknown) > STALE_HITS:
+            self.refresh()
+        elif sum(self._finds(stage, task) for task in unknown) < len(unknown):  # all of them are looked for
+            self._segments.refresh()
+        missing = {task for task in wanted if not self._knows(stage, task)}
+        if missing:
+            self._segments.require_whole()
+        known = [task for task in wanted if task not in missing]
+        found = self._store.get_many(layout.receipt(stage, task) for task in known)
+        for task, (key, data) in zip(known, found, strict=True):
+            try:
+                where = f"{self._store.url}/{key}"
+                self.sums.keep(parse_receipt(data, stage, task, where) if data else self.receipt(stage, task))
+            except NotFoundError:  # it was taken back since the last listing
+                self._discard([(stage, task)])
+                missing.add(task)
+        return [task for task in wanted if task in missing]
 
     def receipt(self, stage: str, task: str) -> Receipt:
         """Read one receipt.
@@ -210,7 +249,9 @@ class Ledger:
         for entry in self._held(stage):
             seen.add(entry.task)
             yield entry
-        for name in sorted(self._empty):
+        with self._lock:
+            empty = sorted(self._empty)
+        for name in empty:
             if name[0] == stage and name[1] not in seen:
                 yield Entry(*name, None, f"{self._store.url}/{layout.receipt(*name)} is empty.")
 
@@ -232,8 +273,7 @@ class Ledger:
         """Take receipts back, so that their tasks count as not done. The caller holds the run's lock."""
         revoked = frozenset(names)
         self._store.delete_many(layout.receipt(*name) for name in sorted(revoked))
-        for stage, task in revoked:
-            self._own.get(stage, set()).discard(task)
+        self._discard(revoked)
         self._segments.refresh()
         for segment in list(self._segments.holding(revoked)):
             self._segments.replace(segment, self._segments.lines(segment, without=revoked))
@@ -255,9 +295,10 @@ class Ledger:
             per_segment: How many share a segment; what is left over stays.
         """
         self._need_listing()
-        if sum(map(len, self._own.values())) <= beyond:
+        with self._lock:
+            names = sorted((stage, task) for stage, tasks in self._own.items() for task in tasks)
+        if len(names) <= beyond:
             return 0
-        names = sorted((stage, task) for stage, tasks in self._own.items() for task in tasks)
         moved = 0
         for start in range(0, len(names) - per_segment + 1, per_segment):
             group = names[start : start + per_segment]
@@ -273,8 +314,7 @@ class Ledger:
             while part := list(islice(replaced, DELETED_AT_ONCE)):
                 check()
                 self._store.delete_many(layout.receipt(*name) for name in part)
-                for stage, task in part:
-                    self._own[stage].discard(task)
+                self._discard(part)
             moved += len(lines)
         return moved
 
@@ -284,15 +324,46 @@ class Ledger:
         self._store.put(key, failure.encode())
 
     def _need_listing(self) -> None:
-        if not self._listed:
+        with self._listing:
+            if not self._listed:
+                self.refresh()
+
+    def _finds(self, stage: str, task: str) -> bool:
+        """Look whether a task that is not known has a receipt of its own by now."""
+        if not self._store.get(layout.receipt(stage, task)):  # or an empty one
+            return False
+        self._add(stage, task)
+        with self._lock:
+            self._stale_hits += 1
+            # Each listing has to find enough to be worth its price, whatever the number of receipts.
+            outdated = self._stale_hits > max(STALE_HITS, sum(map(len, self._own.values())) // STALE_HITS)
+        if outdated:
             self.refresh()
+        return True
+
+    def _own_tasks(self, stage: str) -> list[str]:
+        with self._lock:
+            return list(self._own.get(stage, ()))
+
+    def _add(self, stage: str, task: str) -> None:
+        with self._lock:
+            self._own.setdefault(stage, set()).add(task)
+            if self._added is not None:
+                self._added.append((stage, task))
+
+    def _discard(self, names: Iterable[Name]) -> None:
+        with self._lock:
+            for stage, task in names:
+                self._own.get(stage, set()).discard(task)
 
     def _knows(self, stage: str, task: str) -> bool:
-        return task in self._own.get(stage, ()) or self._segments.knows(stage, task)
+        with self._lock:
+            known = task in self._own.get(stage, ())
+        return known or self._segments.knows(stage, task)
 
     def _held(self, stage: str) -> Iterator[Entry]:
         self._need_listing()
-        own, seen = sorted(self._own.get(stage, ())), set()
+        own, seen = sorted(self._own_tasks(stage)), set()
         found = self._store.get_many(layout.receipt(stage, task) for task in own)
         for task, (key, data) in zip(own, found, strict=True):
             if data is not None:  # else it was moved into a segment a moment ago

@@ -1,6 +1,7 @@
 """From a reference to a matrix: stored tiles, or a derivation over the tiles of others."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import final
 
 import numpy as np
@@ -17,12 +18,15 @@ from ntkpipe.configs.kernels.derived import (
     SumConfig,
 )
 from ntkpipe.storage import derived
-from ntkpipe.storage.arrays import ChunkStore
+from ntkpipe.storage.arrays import ChunkStore, checksum
+from ntkpipe.storage.committed import CommittedChunks
 from ntkpipe.storage.derived import DerivedMatrix, Doubles
 from ntkpipe.storage.features import SampleReader
-from ntkpipe.storage.kernel import AbstractMatrix, StoredMatrix
+from ntkpipe.storage.kernel import StoredMatrix
 from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.matrix import AbstractMatrix, TransposedMatrix
 from ntkpipe.storage.records import Geometry, KernelGeometry
+from ntkpipe.storage.tile_cache import TileCache
 
 CACHE_BYTES = 256 * 2**20
 
@@ -32,13 +36,24 @@ ROUNDING = 1e-6
 
 @final
 class MatrixReader:
-    """Every kernel matrix of a run by its reference; only what is committed."""
+    """Every kernel matrix of a run by its reference; only what is committed. Thread safe.
 
-    def __init__(self, chunks: ChunkStore, ledger: Ledger, geometry: Geometry) -> None:
+    Args:
+        chunks: Of the run.
+        ledger: Of the run.
+        geometry: Of the run.
+        cache: Where decoded tiles are held. None gives each matrix a cache of its own, of arrays that whoever reads the
+            matrix may write to.
+    """
+
+    def __init__(
+        self, chunks: ChunkStore, ledger: Ledger, geometry: Geometry, *, cache: TileCache | None = None
+    ) -> None:
         self._chunks = chunks
         self._ledger = ledger
         self._geometry = geometry
-        self._samples = SampleReader(chunks, ledger, geometry)
+        self._cache = cache
+        self._samples = SampleReader(chunks, ledger, geometry, cache=cache)
 
     def matrix(
         self,
@@ -47,34 +62,49 @@ class MatrixReader:
         column_split: str,
         *,
         component: str | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
     ) -> AbstractMatrix:
         """Return a matrix; a derived one costs what its parents cost, every time a tile is read.
 
         Args:
             reference: NAME, or NAME@MEMBER; must be known.
             row_split: Of the rows.
-            column_split: Of the columns; the pair must be among those of the run.
+            column_split: Of the columns. The pair must be among those of the run; of a symmetric kernel either way round.
             component: One parameter of a layerwise kernel.
-            cache_bytes: Of decoded tiles that stay in memory, for each stored matrix.
+            cache_bytes: Of decoded tiles that stay in memory, in a cache that this matrix has for itself; 0 for none. None
+                takes the cache of all matrices if there is one, else one of 256 MiB.
 
         Raises:
             ChunkNotReadyError: A pass that the matrix needs has not been committed yet.
         """
+        if cache_bytes is None and self._cache is not None:
+            cache: TileCache | None = self._cache
+        elif cache_bytes == 0:
+            cache = None
+        else:
+            cache = TileCache(CACHE_BYTES if cache_bytes is None else cache_bytes, read_only=False)
+        source = CommittedChunks(self._chunks, self._ledger, cache)
+        pair, kernel = (row_split, column_split), self._geometry.matrix(reference)[0]
+        if pair not in self._geometry.pairs and kernel.symmetric:
+            return TransposedMatrix(self._matrix(source, reference, pair[::-1], component))
+        return self._matrix(source, reference, pair, component)
+
+    def stored(self, reference: str, row_split: str, column_split: str) -> AbstractMatrix:
+        """Return a matrix that one is made of, which every block of that one needs too; takes nothing but the geometry."""
+        kernel, _ = self._geometry.matrix(reference)
+        while kernel.derived is not None:
+            reference = kernel.parents[0]
+            kernel, _ = self._geometry.matrix(reference)
+        return self.matrix(reference, row_split, column_split, cache_bytes=0)
+
+    def _matrix(
+        self, source: CommittedChunks, reference: str, pair: tuple[str, str], component: str | None
+    ) -> AbstractMatrix:
         kernel, member = self._geometry.matrix(reference)
         if kernel.derived is not None:
-            return self._derived(kernel, row_split, column_split, cache_bytes)
-        return StoredMatrix(
-            self._chunks,
-            self._ledger,
-            self._geometry,
-            kernel,
-            row_split,
-            column_split,
-            member=member,
-            group=None if component is None else kernel.groups.index(component),
-            cache_bytes=cache_bytes,
-        )
+            return self._derived(source, kernel, *pair)
+        group = None if component is None else kernel.groups.index(component)
+        return StoredMatrix(source, self._geometry, kernel, *pair, member=member, group=group)
 
     def diagonal(self, reference: str, split: str, *, estimated: bool = False) -> Doubles:
         """Return K(x, x) for every sample of a split, (N,), of a symmetric kernel of samples.
@@ -117,40 +147,57 @@ class MatrixReader:
         values: Doubles = self._samples.statistic(kernel.name, split, 0, self._size(split))
         return values
 
-    def _derived(self, kernel: KernelGeometry, row_split: str, column_split: str, cache_bytes: int) -> DerivedMatrix:
+    def _derived(
+        self, source: CommittedChunks, kernel: KernelGeometry, row_split: str, column_split: str
+    ) -> DerivedMatrix:
         components: list[str | None] = [None] * len(kernel.parents)
         if isinstance(kernel.derived, SumConfig):
             components = [term.component for term in kernel.derived.terms]
-        share = cache_bytes // len(kernel.parents)
         parents = [
-            self.matrix(reference, row_split, column_split, component=component, cache_bytes=share)
+            self._matrix(source, reference, (row_split, column_split), component)
             for reference, component in zip(kernel.parents, components, strict=True)
         ]
-        symmetric = kernel.symmetric and row_split == column_split
-        return DerivedMatrix(parents, self._combine(kernel, row_split, column_split), symmetric=symmetric)
+        combine, known = self._combine(kernel, row_split, column_split)
+        return DerivedMatrix(
+            parents,
+            combine,
+            symmetric=kernel.symmetric and row_split == column_split,
+            known=known,
+            by_tiles=isinstance(kernel.derived, PosteriorConfig),
+        )
 
-    def _combine(self, kernel: KernelGeometry, row_split: str, column_split: str) -> derived.Combine:
+    def _combine(
+        self, kernel: KernelGeometry, row_split: str, column_split: str
+    ) -> tuple[derived.Combine, Callable[[], str]]:
+        """Return the function that makes entries, and what tells its versions: of the very numbers that it holds."""
         train = self._geometry.train_split
         match kernel.derived:
             case SumConfig(terms=terms):
-                return derived.weighted_sum([term.weight for term in terms])
+                return derived.weighted_sum([term.weight for term in terms]), str
             case EnsembleConfig():
-                return derived.weighted_sum([1 / len(kernel.parents)] * len(kernel.parents))
+                return derived.weighted_sum([1 / len(kernel.parents)] * len(kernel.parents)), str
             case ProductConfig():
-                return derived.product
+                return derived.product, str
             case PowerConfig(exponent=exponent):
-                return derived.power(exponent)
+                return derived.power(exponent), str
             case ScaledConfig():
-                return derived.weighted_sum([self._scale(kernel)])
+                scale = self._scale(kernel)
+                return derived.weighted_sum([scale]), lambda: repr(scale)
             case NormalisedConfig():
-                return derived.normalised(self._variances(kernel, row_split), self._variances(kernel, column_split))
+                sides = [self._variances(kernel, split) for split in (row_split, column_split)]
+                return derived.normalised(*sides), cache(lambda: "-".join(map(checksum, sides)))
             case CentredConfig():
                 rows_N, columns_M = (self._statistic(kernel, split)[:, 0] for split in (row_split, column_split))
-                return derived.centred(rows_N, columns_M, float(self._statistic(kernel, train).mean()))
+                mean = float(self._statistic(kernel, train).mean())
+                known = cache(lambda: f"{checksum(rows_N)}-{checksum(columns_M)}-{mean!r}")
+                return derived.centred(rows_N, columns_M, mean), known
             case PosteriorConfig():
                 read_rows = self._slices(kernel, row_split)
                 same = row_split == column_split
-                return derived.posterior(read_rows, read_rows if same else self._slices(kernel, column_split))
+                combine = derived.posterior(read_rows, read_rows if same else self._slices(kernel, column_split))
+                splits = dict.fromkeys((row_split, column_split))
+                # Rows are read with every tile, as they are then.
+                return combine, lambda: "-".join(self._samples.statistic_version(kernel.name, one) for one in splits)
         raise AssertionError(f"{kernel.name} is not derived")
 
     def _scale(self, kernel: KernelGeometry) -> float:
@@ -167,15 +214,8 @@ class MatrixReader:
 
     def _variances(self, kernel: KernelGeometry, split: str) -> Doubles:
         """Return K(x, x) of the matrix that a kernel normalises."""
-        diagonal_N = self.diagonal(kernel.parents[0], split)
-        lowest = int(diagonal_N.argmin())
-        if diagonal_N[lowest] < -ROUNDING * np.abs(diagonal_N).max():
-            raise NumericalError(
-                f"kernel {kernel.name!r} cannot be normalised: K(x, x) of {kernel.parents[0]!r} is "
-                f"{diagonal_N[lowest]:.3g} at position {lowest} of split {split!r}. A kernel with a negative variance is not "
-                "positive; look at its weights, or at how well it is estimated."
-            )
-        return np.maximum(diagonal_N, 0.0)
+        what = f"kernel {kernel.name!r} cannot be normalised: K(x, x) of {kernel.parents[0]!r}"
+        return checked_variances(self.diagonal(kernel.parents[0], split), what, split)
 
     def _slices(self, kernel: KernelGeometry, split: str) -> Callable[[slice], Doubles]:
         def read(rows: slice) -> Doubles:
@@ -201,7 +241,8 @@ class MatrixReader:
             case PosteriorConfig():
                 found_N -= np.square(self._statistic(kernel, split)).sum(axis=1)
                 return found_N
-        return self._combine(kernel, split, split)(diagonals, slice(None), slice(None))
+        combine, _ = self._combine(kernel, split, split)
+        return combine(diagonals, slice(None), slice(None))
 
     def _diagonal_of_components(self, kernel: KernelGeometry, split: str) -> Doubles:
         """Return the diagonal from the matrix: per sample only that of the whole kernel is stored."""
@@ -212,3 +253,20 @@ class MatrixReader:
                 "option parameters."
             )
         return self.matrix(kernel.name, split, split, cache_bytes=0).diagonal().astype(np.float64)
+
+
+def checked_variances(diagonal_N: Doubles, what: str, split: str) -> Doubles:
+    """Return K(x, x), values that rounding has made negative as 0.
+
+    Raises:
+        NumericalError: One is negative beyond rounding.
+    """
+    if not len(diagonal_N):
+        return diagonal_N
+    lowest = int(diagonal_N.argmin())
+    if diagonal_N[lowest] < -ROUNDING * np.abs(diagonal_N).max():
+        raise NumericalError(
+            f"{what} is {diagonal_N[lowest]:.3g} at position {lowest} of split {split!r}. A kernel with a negative variance is "
+            "not positive; look at its weights, or at how well it is estimated."
+        )
+    return np.maximum(diagonal_N, 0.0)

@@ -1,9 +1,11 @@
 """Small objects of tasks: pictures, tables, documents, single arrays."""
 
 import io
+import math
 
 import google_crc32c
 import numpy as np
+from numpy.lib import format as npy
 
 from ntkpipe.configs.errors import CorruptChunkError, NotFoundError
 from ntkpipe.storage.arrays import Array
@@ -44,9 +46,25 @@ def npy_bytes(values: Array) -> bytes:
 
 
 def read_npy(data: bytes) -> Array:
-    """Return the array of an ``.npy`` file's content."""
-    values: Array = np.load(io.BytesIO(data), allow_pickle=False)
-    return values
+    """Return the array of an ``.npy`` file's content; nothing but its own numbers is allocated or executed.
+
+    Raises:
+        ValueError: It is none, holds something else than numbers, or has another size than it says.
+    """
+    file = io.BytesIO(data)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"version {version} of npy")
+    shape, is_fortran, dtype = readers[version](file)
+    if (
+        dtype.kind not in "biuf"
+        or min(shape, default=0) < 0
+        or math.prod(shape) * dtype.itemsize != len(data) - file.tell()
+    ):
+        raise ValueError(f"{shape} values of {dtype} in {len(data)} bytes")
+    values = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if is_fortran else "C")
+    return values.copy()
 
 
 def object_checksum(data: bytes) -> str:

@@ -10,6 +10,7 @@ from ntkpipe.configs.kernels.derived import DerivedConfig
 from ntkpipe.configs.secrets import RedactedText
 from ntkpipe.storage import layout
 from ntkpipe.storage.documents import Record
+from ntkpipe.storage.plausible import check_geometry
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.keys import check_name
 
@@ -23,6 +24,13 @@ manifests and receipts are sealed."""
 NUMERICS_VERSION = 4
 """Raised whenever the same configuration would give other numbers, so that a run is never continued by code that
 disagrees with what it has stored."""
+
+
+MOST = 2**40
+"""Samples, features or rows that a run can have: a manifest that tells of more lies, and would overflow sizes."""
+
+MOST_VALUES = 2**22
+"""Outputs or targets per sample that a run can have."""
 
 
 class WrittenRecord(Record):
@@ -106,9 +114,9 @@ class Failure(Record):
 class SplitGeometry(Record):
     """The shape of a split."""
 
-    num_samples: int
+    num_samples: int = Field(ge=1, le=MOST)
     labels: Literal["none", "classes", "values"]
-    num_targets: int
+    num_targets: int = Field(ge=0, le=MOST_VALUES)
     """T: classes, or columns of real targets; 0 without labels."""
 
     def width(self, targets: Literal["one-hot", "values"]) -> int:
@@ -123,7 +131,7 @@ class KernelGeometry(Record):
 
     name: str
     kind: str
-    feature_dim: int | None
+    feature_dim: int | None = Field(ge=1, le=MOST)
     """K of the stored features; None for a kernel that stores none."""
     groups: tuple[str, ...]
     """Names of the components; empty unless the kernel is layerwise."""
@@ -136,9 +144,9 @@ class KernelGeometry(Record):
     """Whether K(x, x') = K(x', x), so that one triangle is enough."""
     cosine: bool = False
     """Whether the matrix is divided by the roots of the stored diagonal."""
-    width: int = 1
+    width: int = Field(1, ge=1)
     """Rows of the matrix per sample: C where they are (sample, output) pairs, outputs fastest."""
-    num_negative: int = 0
+    num_negative: int = Field(0, ge=0)
     """How many features, the last ones, enter inner products with a minus sign."""
     sketched: bool = False
     """Whether the features are a random projection, whose two halves are independent."""
@@ -150,11 +158,11 @@ class KernelGeometry(Record):
     """How it is made of other kernels; None for a kernel that is stored."""
     parents: tuple[str, ...] = ()
     """References of the matrices that it is made of, one per term."""
-    level: int = 0
+    level: int = Field(0, ge=0)
     """How many passes over other matrices it needs, one after the other."""
-    num_moments: int = 0
+    num_moments: int = Field(0, ge=0, le=MOST)
     """P of the second moments that gradients are scaled by, where the run computes them; 0 where it does not."""
-    statistic_dim: int | None = None
+    statistic_dim: int | None = Field(None, ge=0, le=MOST)
     """Numbers per sample of what such a pass leaves; None without a pass of its own."""
 
     @property
@@ -170,9 +178,9 @@ class FactorGeometry(Record):
 
     name: str
     """Of the solution."""
-    size: int
+    size: int = Field(ge=1, le=MOST)
     """N."""
-    tile_rows: int
+    tile_rows: int = Field(ge=1, le=MOST)
     dtype: Literal["float32", "float64"]
 
     @property
@@ -196,12 +204,12 @@ class Geometry(Record):
     """Of solutions that store a factor."""
     solution_splits: tuple[tuple[str, ...], ...] = ()
     """Of each solution, the splits on which it predicts."""
-    num_outputs: int
+    num_outputs: int = Field(ge=0, le=MOST_VALUES)
     """C; 0 without a model."""
     members: tuple[str, ...] = ()
     """Of the model; the leading axis of its outputs."""
-    shard_rows: int = Field(ge=1)
-    block_rows: int = Field(ge=1)
+    shard_rows: int = Field(ge=1, le=MOST)
+    block_rows: int = Field(ge=1, le=MOST)
     dtype: Literal["float32", "float64"]
 
     @model_validator(mode="after")
@@ -211,9 +219,7 @@ class Geometry(Record):
         kernels, factors = (kernel.name for kernel in self.kernels), (factor.name for factor in self.factors)
         for name in (*self.splits, *self.solutions, *self.members, *members, *kernels, *factors):
             check_name(name)
-        for split in (self.train_split, *self.paired_splits):
-            if split not in self.splits:
-                raise ValueError(f"there is no split {split!r}")
+        check_geometry(self)
         return self
 
     def kernel(self, name: str) -> KernelGeometry:

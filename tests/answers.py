@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
 from ntkpipe.storage.arrays import Array
 
 

@@ -16,8 +16,13 @@ main()
 COMMAND = [sys.executable, "-c", PROGRAM]
 
 
-def ntkpipe_command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
+def ntkpipe_command(*arguments: object, before: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, in a process that begins with a program."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=TESTS, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", before + PROGRAM, *map(str, arguments)],
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )

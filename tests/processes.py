@@ -2,17 +2,21 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from commands import COMMAND, TESTS
+from commands import PROGRAM, TESTS
+
+PATIENCE_SECONDS = 180.0
+"""For what takes seconds. A busy machine may take a minute to start Ray; who waits for nothing waits no longer for that."""
 
 
-def start(*arguments, folder=TESTS, environment=None):
+def start(*arguments, folder=TESTS, environment=None, program=PROGRAM):
     if environment is None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [sys.executable, "-c", program, *map(str, arguments)],
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -53,7 +57,7 @@ def raylet_of(node):
     return next((process for process in children(node) if "raylet/raylet" in command_of(process)), None)
 
 
-def wait_for(condition, seconds=60.0, pause=0.02):
+def wait_for(condition, seconds=PATIENCE_SECONDS, pause=0.02):
     """Wait until something is true, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from ntkpipe.configs.loading import load_config as load_config
     from ntkpipe.configs.projection import Projection as Projection
     from ntkpipe.configs.run import RunConfig as RunConfig
-    from ntkpipe.pipeline.query import Run as Run
-    from ntkpipe.pipeline.query import open_run as open_run
+    from ntkpipe.pipeline.client.connecting import connect as connect
+    from ntkpipe.pipeline.predictions import Predictions as Predictions
+    from ntkpipe.pipeline.predictions import predict as predict
+    from ntkpipe.pipeline.query.run import Run as Run
+    from ntkpipe.pipeline.query.run import open_run as open_run
     from ntkpipe.pipeline.run import extend as extend
     from ntkpipe.pipeline.run import fork as fork
     from ntkpipe.pipeline.run import plan as plan
@@ -42,14 +45,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "KernelClassifier": "ntkpipe.workers.estimators.classifier",
     "KernelRegressor": "ntkpipe.workers.estimators.regressor",
+    "Predictions": "ntkpipe.pipeline.predictions",
     "Projection": "ntkpipe.configs.projection",
-    "Run": "ntkpipe.pipeline.query",
+    "Run": "ntkpipe.pipeline.query.run",
     "RunConfig": "ntkpipe.configs.run",
     "Samples": "ntkpipe.workers.sources.samples",
     "Solution": "ntkpipe.workers.solvers.solution",
     "Validation": "ntkpipe.workers.solvers.validation",
     "closed_form": "ntkpipe.workers.kernels.formulas",
     "closed_form_operator": "ntkpipe.workers.kernels.formulas",
+    "connect": "ntkpipe.pipeline.client.connecting",
     "eigenpairs": "ntkpipe.workers.spectra.eigenpairs",
     "extend": "ntkpipe.pipeline.run",
     "features": "ntkpipe.workers.kernels.library",
@@ -59,9 +64,10 @@ _HOMES = {
     "kernel_matrix": "ntkpipe.workers.kernels.library",
     "load_config": "ntkpipe.configs.loading",
     "log_determinant": "ntkpipe.workers.spectra.traces",
-    "open_run": "ntkpipe.pipeline.query",
+    "open_run": "ntkpipe.pipeline.query.run",
     "plan": "ntkpipe.pipeline.run",
     "posterior": "ntkpipe.workers.spectra.posterior",
+    "predict": "ntkpipe.pipeline.predictions",
     "random_features": "ntkpipe.workers.kernels.formulas",
     "resume": "ntkpipe.pipeline.run",
     "run": "ntkpipe.pipeline.run",

@@ -6,7 +6,19 @@ import sys
 import typer
 
 from ntkpipe.configs.errors import NtkPipeError
-from ntkpipe.pipeline.cli import doctor, inspecting, jobs, planning, report, running, simulation, state, upkeep
+from ntkpipe.pipeline.cli import (
+    doctor,
+    inspecting,
+    jobs,
+    planning,
+    predicting,
+    report,
+    running,
+    serve,
+    simulation,
+    state,
+    upkeep,
+)
 from ntkpipe.pipeline.cli.jobs import Detached
 from ntkpipe.pipeline.cli.terminal import warn, warn_of
 from ntkpipe.pipeline.submission import check_version
@@ -29,6 +41,8 @@ state.register(app)
 report.register(app)
 jobs.register(app)
 inspecting.register(app)
+predicting.register(app)
+serve.register(app)
 
 
 def main() -> None:

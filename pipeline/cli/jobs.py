@@ -16,7 +16,7 @@ from ntkpipe.pipeline.cli.running import Config, Out, Overrides, Python, SingleW
 from ntkpipe.pipeline.cli.state import print_state
 from ntkpipe.pipeline.cli.terminal import command, printable, say, warn
 from ntkpipe.pipeline.events import read_events
-from ntkpipe.pipeline.query import open_run
+from ntkpipe.pipeline.query.run import open_run
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.registry import open_store
 

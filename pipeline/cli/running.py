@@ -12,7 +12,7 @@ from rich.markup import escape
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.pipeline.submission import check_place
 

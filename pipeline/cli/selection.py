@@ -1,28 +1,31 @@
 """Samples named on the command line."""
 
-import re
+from pathlib import Path
 
-from ntkpipe.configs.errors import ConfigError
+import numpy as np
 
-_SLICE = re.compile(r"^(-?\d*):(-?\d*)(?::(-?\d+))?$")
+from ntkpipe.configs.errors import ConfigError, StorageError
+from ntkpipe.pipeline.query.names import Index
+from ntkpipe.pipeline.query.selection import parse_selection
 
 
-def parse_selection(text: str) -> slice | list[int] | list[str]:
-    """Turn ``0:10``, ``3``, ``1,5,7``, ``id:NAME`` or ``id:NAME,id:OTHER`` into an index.
+def read_selection(text: str) -> Index:
+    """Turn a text into an index like :func:`parse_selection`; ``@FILE.npy`` names a file of positions, or a mask.
 
     Raises:
-        ConfigError: The text is none of these.
+        ConfigError: The text is none of these, or the file holds something else.
+        StorageError: The file cannot be read.
     """
-    match = _SLICE.match(text)
-    if match:
-        start, stop, step = (int(part) if part else None for part in match.groups())
-        if step == 0:
-            raise ConfigError(f"{text!r} has a step of 0.")
-        return slice(start, stop, step)
-    parts = text.split(",")
-    if all(part.startswith("id:") for part in parts):
-        return [part.removeprefix("id:") for part in parts]
+    if not text.startswith("@"):
+        return parse_selection(text)
+    path = Path(text[1:])
     try:
-        return [int(part) for part in parts]
-    except ValueError:
-        raise ConfigError(f"{text!r} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER.") from None
+        found = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, EOFError) as error:
+        raise ConfigError(f"{path} is not an array of NumPy ({error}); expected positions, or a mask.") from None
+    if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind not in "biu":
+        what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "several arrays"
+        raise ConfigError(f"{path} holds {what}; expected one axis of whole numbers, or of booleans for a mask.")
+    return found

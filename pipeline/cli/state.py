@@ -15,7 +15,7 @@ from ntkpipe.pipeline.cli.progress import speed_lines
 from ntkpipe.pipeline.cli.running import Url
 from ntkpipe.pipeline.cli.terminal import cell, command, say
 from ntkpipe.pipeline.jobs import News, news_of
-from ntkpipe.pipeline.query import open_run
+from ntkpipe.pipeline.query.run import open_run
 from ntkpipe.pipeline.status import RunStatus
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.base import AbstractStore

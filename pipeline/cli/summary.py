@@ -9,7 +9,7 @@ from rich.table import Table
 from ntkpipe.configs.analyses import FidelityAnalysis
 from ntkpipe.configs.errors import ChunkNotReadyError
 from ntkpipe.pipeline.cli.terminal import cell, command, say
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
 from ntkpipe.storage.solutions import SolutionRecord
 
 

@@ -4,7 +4,8 @@ import time
 from typing import Final
 
 from ntkpipe.pipeline.events import read_events
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
+from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.pipeline.report.html import Html, element, joined
 from ntkpipe.pipeline.report.results import kernels_table, num_stored_chunks, solutions_section
 from ntkpipe.pipeline.report.story import Story, tell
@@ -37,7 +38,7 @@ def make_report(store: AbstractStore) -> str:
         NotFoundError: There is no run.
         StorageError: What the run is cannot be read, or the store fails. Damaged events are named in the report.
     """
-    run, story = Run(store), Story()
+    run, story = Run(StoredRunReader(store)), Story()
     status = run.status()
     tell(read_events(store, story.note_damage), story)
     sections = [_header(run, status, story), *_timeline_sections(story)]

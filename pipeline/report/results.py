@@ -5,7 +5,7 @@ from contextlib import suppress
 from math import prod
 
 from ntkpipe.configs.errors import NtkPipeError
-from ntkpipe.pipeline.query import Run
+from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.report.html import Html, element, joined
 from ntkpipe.pipeline.report.tables import table
 from ntkpipe.storage.records import KernelGeometry, Manifest

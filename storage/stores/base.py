@@ -24,6 +24,7 @@ class AbstractStore(ABC):
     Attributes:
         url: Where the run lives.
         shared: Whether other processes see the same content.
+        reads_at_once: Large objects that are best read side by side, when several are needed.
 
     Raises:
         StorageError: From every method, when the store fails, or a key could mean something outside the run.
@@ -31,6 +32,7 @@ class AbstractStore(ABC):
 
     url: str
     shared: bool
+    reads_at_once: int = NUM_THREADS
 
     @abstractmethod
     def put_new(self, key: str, data: bytes) -> bool:
@@ -104,6 +106,18 @@ class AbstractStore(ABC):
         if data is None:
             raise NotFoundError(f"{self.url} has no {key}.")
         return data
+
+    def read_into(self, key: str, memory: bytearray) -> int | None:
+        """Read an object's content into memory as far as it goes; return the size of the object, None when there is none.
+
+        Memory that is used again and again stays in the processor's caches, where new memory has to be cleared first.
+        """
+        data = self.get(key)
+        if data is None:
+            return None
+        size = min(len(data), len(memory))
+        memory[:size] = data[:size]
+        return len(data)
 
     def names(self, prefix: str) -> list[str]:
         """Return the sorted keys of all whole objects below ``prefix``; one listing."""

@@ -97,18 +97,24 @@ def inside(root: Path, key: str) -> Path:
     Raises:
         StorageError: A symbolic link leads out of the folder.
     """
+    if leads_out(root, key):
+        raise StorageError(
+            f"{root}: {key} is a symbolic link to something outside the run; a run is never read or written through such "
+            "links. Remove it, then look for damage with `ntkpipe verify`."
+        )
+    return Path(f"{os.fspath(root)}/{key}")
+
+
+def leads_out(root: Path, key: str) -> bool:
+    """Return whether a checked key is, or is behind, a symbolic link to something outside a folder."""
     path, linked = os.fspath(root), False
     for part in key.split("/"):
         path = f"{path}/{part}"
         linked = linked or os.path.islink(path)
-    if linked:
-        found, base = os.path.realpath(path), os.path.realpath(root)
-        if found != base and not found.startswith(f"{base.rstrip('/')}/"):
-            raise StorageError(
-                f"{root}: {key} is a symbolic link to something outside the run, {found}; a run is never read or written "
-                "through such links. Remove it, then look for damage with `ntkpipe verify`."
-            )
-    return Path(path)
+    if not linked:
+        return False
+    found, base = os.path.realpath(path), os.path.realpath(root)
+    return found != base and not found.startswith(f"{base.rstrip('/')}/")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ class AbstractWrapper(AbstractStore):
         self._store = store
         self.url = store.url
         self.shared = store.shared
+        self.reads_at_once = store.reads_at_once
 
     def get(self, key: str) -> bytes | None:
         """Read."""
@@ -22,6 +23,10 @@ class AbstractWrapper(AbstractStore):
     def get_writable(self, key: str) -> bytearray | None:
         """Read."""
         return self._store.get_writable(key)
+
+    def read_into(self, key: str, memory: bytearray) -> int | None:
+        """Read."""
+        return self._store.read_into(key, memory)
 
     def exists(self, key: str) -> bool:
         """Ask."""

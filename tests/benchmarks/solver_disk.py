@@ -15,9 +15,9 @@ import torch
 from benchmarks.measure import timed, with_peak_memory
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
-from ntkpipe.storage.kernel import AbstractMatrix
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import MatrixReader
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.stores.registry import open_store
 

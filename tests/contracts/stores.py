@@ -55,6 +55,19 @@ def test_what_is_got_to_be_written_to_is_the_callers_own(store):
     assert store.get_writable("b") is None
 
 
+@pytest.mark.parametrize("size", [0, 1, 4096, 70_000])
+def test_objects_are_read_into_memory_as_far_as_it_goes(store, size):
+    content = bytes(position % 251 for position in range(size))
+    store.put("a/b", content)
+    for room in (0, size // 2, size, size + 5):
+        memory = bytearray(b"\xff" * room)
+        assert store.read_into("a/b", memory) == size
+        read = min(size, room)
+        assert memory == content[:read] + b"\xff" * (room - read)
+    assert store.read_into("a/c", bytearray(5)) is None
+    assert store.read_into("a", bytearray(5)) is None
+
+
 @pytest.mark.parametrize("size", [0, 1, 300_000])
 def test_contents_of_any_size_come_back(store, size):
     content = bytes(range(256)) * (size // 256 + 1)

@@ -1,4 +1,4 @@
-"""A strict model of the fields of KubeRay's RayJob and RayCluster that deploy/ uses.
+"""A strict model of the fields of KubeRay's RayJob, RayCluster and RayService that deploy/ uses.
 
 The operator's own schema is not published as a package. Unknown fields and wrong types are refused here, as a strict server
 would; pod templates are checked against Kubernetes' schema.
@@ -57,6 +57,18 @@ def core(document: dict[str, Any]) -> None:
 def _core(document: str) -> None:
     # The schema is read again for each object, and most objects here are checked many times.
     kubernetes_validate.validate(json.loads(document), kubernetes_validate.latest_version(), strict=True)
+
+
+def serve_config(text: str) -> str:
+    """Refuse what Ray Serve would refuse, and names that it would only pass over."""
+    from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+
+    document = yaml.safe_load(text)
+    ServeDeploySchema.model_validate(document)
+    for part, schema in [(document, ServeDeploySchema), (document.get("http_options", {}), HTTPOptionsSchema)]:
+        if unknown := sorted(set(part) - set(schema.model_fields)):
+            raise ValueError(f"Ray Serve has no {unknown}")
+    return text
 
 
 PodTemplate = Annotated[dict[str, Any], AfterValidator(pod_template)]
@@ -151,6 +163,11 @@ class JobSpec(Fields):
         return self
 
 
+class ServiceSpec(Fields):
+    serve: Annotated[str, AfterValidator(serve_config)] = Field(alias="serveConfigV2")
+    ray_cluster_config: ClusterSpec
+
+
 class RayCluster(Fields):
     api_version: Literal["ray.io/v1"]
     kind: Literal["RayCluster"]
@@ -165,7 +182,18 @@ class RayJob(Fields):
     spec: JobSpec
 
 
-OBJECTS: dict[str, type[RayCluster | RayJob]] = {"RayCluster": RayCluster, "RayJob": RayJob}
+class RayService(Fields):
+    api_version: Literal["ray.io/v1"]
+    kind: Literal["RayService"]
+    metadata: Metadata
+    spec: ServiceSpec
+
+
+OBJECTS: dict[str, type[RayCluster | RayJob | RayService]] = {
+    "RayCluster": RayCluster,
+    "RayJob": RayJob,
+    "RayService": RayService,
+}
 
 
 def check(document: dict[str, Any]) -> None:

@@ -19,9 +19,15 @@ from processes import children
 from deploy.files import DEPLOY, manifest, num_bytes, pods
 
 UNSHARE = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc"]
-SECONDS = 240.0
+SECONDS = 480.0
 NUM_CPUS = 2
 AGENT_PORTS = {"head": 52365, "cpu": 52366}
+RAY = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
 PLACES = {"s3://my-bucket/runs/example": "/tmp/run", "/etc/ntkpipe": "/tmp/etc"}
 """What the manifest names and this machine has elsewhere."""
 
@@ -49,8 +55,26 @@ def run_job(folder: Path, submissions: int) -> list[str]:
     (inside / "etc" / "run.yaml").write_bytes((DEPLOY / "run.yaml").read_bytes())
     inside.chmod(0o1777)
     (inside / "pod.sh").write_text(_inside(job, submissions))
+    variables = _variables(job) | RAY
+    shared = max(num_bytes(size) for size in _shared_memory(job))
+    said, code = run_as_pod(inside, user, spec["securityContext"]["runAsGroup"], variables, shared)
+    logs = "".join(path.read_text() for path in inside.glob("*.log"))
+    assert code == 0, f"{said}\n{logs}"
+    return [(inside / f"submission-{number}.out").read_text() for number in range(submissions)]
+
+
+def run_as_pod(inside: Path, user: int, group: int, variables: dict[str, str], shared: int) -> tuple[str, int]:
+    """Run ``pod.sh`` of a folder, which is the pod's /tmp, and return what it printed and its exit code.
+
+    Args:
+        inside: The folder.
+        user: Of the pod.
+        group: Of the pod.
+        variables: Its environment, beside the PATH.
+        shared: Bytes of /dev/shm.
+    """
     process = subprocess.Popen(
-        [*UNSHARE, "sh", "-euc", _outside(inside, user, spec["securityContext"]["runAsGroup"], job)],
+        [*UNSHARE, "sh", "-euc", _outside(inside, user, group, variables, shared)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -63,23 +87,17 @@ def run_job(folder: Path, submissions: int) -> list[str]:
         for first in children(process.pid):
             os.kill(first, signal.SIGKILL)
         process.wait(60)
-    logs = "".join(path.read_text() for path in inside.glob("*.log"))
-    assert process.returncode == 0, f"{said}\n{logs}"
-    return [(inside / f"submission-{number}.out").read_text() for number in range(submissions)]
+    return said, process.returncode
 
 
-def _outside(inside: Path, user: int, group: int, job: dict[str, Any]) -> str:
+def _outside(inside: Path, user: int, group: int, variables: dict[str, str], shared: int) -> str:
     """As root: mounts, and then the user of the pod and no way back."""
     python = Path(sys.base_prefix)
     closed = [place for place in (python, *python.parents) if not place.stat().st_mode & 0o001]
-    shared = max(num_bytes(size) for size in _shared_memory(job))
-    variables = _variables(job) | {
+    variables = {
         "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_memory_monitor_refresh_ms": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
+        **variables,
     }
     commands = ["mount --make-rprivate /", "ip link set lo up"]
     if closed:
@@ -166,4 +184,4 @@ def _ready(name: str, path: str) -> str:
     """The pods' probe, which has no token."""
     url = f"http://127.0.0.1:{AGENT_PORTS[name]}{path}"
     ask = f'import urllib.request as r; r.urlopen("{url}", timeout=5)'
-    return f"for _ in $(seq 60); do python -c '{ask}' 2>/dev/null && break; sleep 0.5; done; python -c '{ask}'"
+    return f"for _ in $(seq 240); do python -c '{ask}' 2>/dev/null && break; sleep 0.5; done; python -c '{ask}'"

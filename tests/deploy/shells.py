@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, final
 
-from processes import children, wait_for
+from processes import PATIENCE_SECONDS, children, wait_for
 
 from deploy.files import ROOT
 
@@ -23,7 +23,7 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
     return inherited | {"HOME": str(home), "PATH": f"{BIN}:{os.environ.get('PATH', os.defpath)}"} | variables
 
 
-def run(commands: str, variables: Mapping[str, str], seconds: float = 120) -> str:
+def run(commands: str, variables: Mapping[str, str], seconds: float = PATIENCE_SECONDS) -> str:
     """Run commands from the top of the repository, and return what they print; they must succeed."""
     found = subprocess.run(
         ["sh", "-euc", commands],
@@ -72,7 +72,7 @@ class Background:
             return self._up in self.log.read_text()
 
         try:
-            wait_for(is_up, 120, 0.1)
+            wait_for(is_up, pause=0.1)
         except BaseException:
             self.__exit__()
             raise

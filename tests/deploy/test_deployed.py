@@ -14,7 +14,7 @@ from typing import final
 
 import pytest
 from clusters import free_ports
-from processes import command_of, raylet_of, wait_for
+from processes import PATIENCE_SECONDS, command_of, raylet_of, wait_for
 from runs import chunk_hashes
 
 import ntkpipe
@@ -44,7 +44,7 @@ class Cluster:
     def __init__(self, folder):
         self.folder, self.run = folder, folder / "run"
         # The test ends nodes; they need not wait for long.
-        self.variables = environment(folder, RAY_TMPDIR=str(folder), RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="5")
+        self.variables = environment(folder, RAY_TMPDIR=str(folder), RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="1")
         self.port, self.jobs_port, self.client_port = free_ports(3)
 
     def settings(self, *options):
@@ -62,7 +62,7 @@ class Cluster:
             text = re.sub(rf'\b{name}=("[^"]*"|\S+)', f'{name}="{value}"', text)
         return text
 
-    def does(self, commands, seconds=120):
+    def does(self, commands, seconds=PATIENCE_SECONDS):
         """Run commands of the README on a machine, and return what they print."""
         return run(self.settings() + commands, self.variables, seconds)
 
@@ -111,11 +111,11 @@ def test_the_commands_of_the_readme_are_those_that_work(cluster, expected):
     status, logs = lines(snippet("watch"))
     with cluster.node("node", "--num-cpus=1"):
         assert str(cluster.run) in cluster.does(snippet("submit"))
-        wait_for(lambda: list(cluster.run.glob("receipts/*/*")), 90, 0.1)
+        wait_for(lambda: list(cluster.run.glob("receipts/*/*")), pause=0.1)
         assert str(cluster.run) in cluster.does(status)
         cluster.does(snippet("stop"))
         assert ntkpipe.open_run(str(cluster.run)).status().state in ("interrupted", "finished")
-        cluster.does(snippet("resume"), 180)
+        cluster.does(snippet("resume"), 300)
         assert cluster.does(logs).strip()
     assert chunk_hashes(cluster.run) == expected
 
@@ -185,11 +185,11 @@ def test_a_node_that_gets_notice_drains_and_leaves(metadata, cluster, tmp_path):
         assert metadata.asked.wait(30)
         assert cluster.state_of(node)["state"] == "ALIVE"
         metadata.notice = True
-        assert watcher.process.wait(60) == 0, watcher.log.read_text()
+        assert watcher.process.wait(PATIENCE_SECONDS) == 0, watcher.log.read_text()
     said = watcher.log.read_text()
     assert f"draining node {node}, which has 30 s" in said
     assert "session" not in said
-    wait_for(lambda: cluster.state_of(node)["state"] == "DEAD", 60, 0.2)
+    wait_for(lambda: cluster.state_of(node)["state"] == "DEAD", pause=0.2)
     assert "preemption" in cluster.state_of(node)["stateMessage"]
 
 

@@ -13,7 +13,7 @@ import troubles
 from commands import TESTS
 from contending import contests
 from faults.table import compare_runs
-from processes import start, wait_for, workers_of
+from processes import PATIENCE_SECONDS, start, wait_for, workers_of
 
 import ntkpipe
 from ntkpipe.storage import layout
@@ -118,7 +118,7 @@ def test_a_driver_that_slept_through_its_replacement_ends_without_writing(place,
     wait_for(lambda: num_receipts(store, "features") > before)
     mine = {key: store.get(key) for key in store.names("") if key.startswith((layout.LOCK, "events/000001"))}
     os.kill(first.pid, signal.SIGCONT)
-    _, errors = first.communicate(timeout=120)
+    _, errors = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 1
     assert "epoch 2 has taken over" in errors
     assert "Traceback" not in errors
@@ -158,7 +158,7 @@ def test_a_driver_that_is_told_to_stop_commits_what_it_can_and_leaves(
     workers = workers_of(process.pid)
     assert bool(workers) == (executor == "ray")
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 143, errors
     assert "`ntkpipe resume` goes on from there" in errors
     assert "Traceback" not in errors
@@ -196,7 +196,7 @@ def test_a_task_that_takes_longer_than_the_grace_is_left(grace_seconds, signals,
     for _ in range(signals):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 143, errors
     assert "Traceback" not in errors
     assert ntkpipe.open_run(run).status().state == "interrupted"
@@ -229,7 +229,7 @@ def test_a_driver_that_is_told_to_stop_before_it_has_begun_leaves_at_once(tmp_pa
     process = start("run", write_job(tmp_path / "job.yaml", document), "--out", tmp_path / "run", folder=tmp_path)
     wait_for((tmp_path / "begun").exists)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 143, errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
@@ -250,5 +250,5 @@ print(*heard)
 
 def test_a_handler_of_sigterm_outlives_the_ray_of_a_run(tmp_path):
     command = [sys.executable, "-c", OUTLIVING, str(tmp_path / "run")]
-    found = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False, timeout=120)
+    found = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
     assert (found.returncode, found.stdout.strip()) == (0, "SIGTERM"), found.stderr

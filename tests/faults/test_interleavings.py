@@ -36,7 +36,7 @@ from ntkpipe.storage.stores.registry import open_store
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
 CAMPAIGN = int(os.environ.get("NTKPIPE_INTERLEAVINGS", "0"))
-EXAMPLES = CAMPAIGN or 25
+EXAMPLES = CAMPAIGN or 15
 SHRINK = "NTKPIPE_SHRINK" in os.environ
 STEPS = 12
 MAX_RUNS = 3

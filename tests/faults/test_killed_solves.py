@@ -15,7 +15,7 @@ from ntkpipe.workers.solvers.checkpoint import PARTS_PER_STEP
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS = 3
+KILLS = 2
 
 
 def job(folder):
@@ -91,7 +91,7 @@ def test_solves_that_are_killed_between_steps_end_with_the_same_bytes(victim, un
         assert (victim, process.returncode) == ("driver", -signal.SIGKILL), errors
         arguments = ("resume", run)
     assert kills == KILLS
-    assert within >= 2
+    assert within >= 1
     fault_table.add(
         f"SIGKILL of a {victim} between and in steps of solvers", kills, kills, *compare_runs(run, uninterrupted)
     )

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from faults.table import compare_runs
-from processes import children, start, workers_of
+from processes import PATIENCE_SECONDS, children, start, wait_for, workers_of
 
 import ntkpipe
 from ntkpipe.configs.errors import NotFoundError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KILLS = int(os.environ.get("NTKPIPE_TEST_KILLS", "5"))
-"""How many processes are killed before the run may finish; half of them drivers."""
+KILLS = int(os.environ.get("NTKPIPE_TEST_KILLS", "3"))
+"""How many processes are killed before the run may finish."""
 
 RUN_SECONDS = 20.0
 """About how long an undisturbed run takes; kills are spread over it."""
@@ -76,26 +76,19 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(victim, u
 
 def test_nothing_is_left_running_after_a_driver_is_killed(tmp_path):
     process = start("run", "digits", "--out", tmp_path / "run")
-    deadline = time.monotonic() + 60
-    while not workers_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_for(lambda: workers_of(process.pid), pause=0.2)
     started = [process.pid, *children(process.pid), *workers_of(process.pid)]
     assert len(started) > 3
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), pause=0.2)
 
 
 def test_an_interrupted_driver_says_how_to_go_on(tmp_path):
     process = start("run", "digits", "--out", tmp_path / "run")
-    deadline = time.monotonic() + 60
-    while not workers_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_for(lambda: workers_of(process.pid), pause=0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "ntkpipe resume" in errors
     assert "Traceback" not in errors

@@ -38,7 +38,6 @@ def whole(tmp_path_factory):
     """The run of a process on its own, which sees no trouble."""
     folder = tmp_path_factory.mktemp("job")
     ntkpipe.run(job(folder, "local"), folder / "whole", overrides=["resources.executor=serial"])
-    (folder / "pace").write_text("0.5")
     return folder / "whole"
 
 
@@ -64,12 +63,14 @@ FAULTS = {
 def test_a_run_survives_the_loss_of_a_node(fault, cluster, whole, tmp_path, fault_table):
     """The worker that was on it cannot be started again, because there is no room; the run goes on with the other one."""
     run, second = tmp_path / "run", cluster.add_node(1)
+    troubles.set_pace(whole.parent, 0.5)
     try:
         driver = start("run", job(whole.parent, cluster.address), "--out", run, environment=cluster.environment)
         try:
             wait_for(lambda: workers_of(second.process.pid) and list((run / "receipts/features").rglob("*.json")))
             FAULTS[fault](second)
-            _, errors = driver.communicate(timeout=240)
+            troubles.set_pace(whole.parent, 0.0)
+            _, errors = driver.communicate(timeout=400)
         finally:
             driver.kill()
             driver.wait()

@@ -41,6 +41,12 @@ def local(tmp_path_factory):
     return Path(ntkpipe.run(job(), tmp_path_factory.mktemp("runs") / "local").url)
 
 
+IMPATIENT = """
+from ntkpipe.storage.stores import persistence
+persistence.PATIENCE_SECONDS = 1.0
+"""
+
+
 def num_bytes(url):
     return sum(open_store(url).sizes("data.zarr").values())
 
@@ -87,7 +93,7 @@ def test_a_service_that_is_down_ends_the_run_with_one_message_and_loses_nothing(
     client, faulty_s3, local, tmp_path, monkeypatch, fault_table
 ):
     service, proxy = faulty_s3
-    # Else clients try for minutes; what follows is the same.
+    # Else clients try for minutes, and stores for ten seconds each time; what follows is the same.
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     url, path = service.new_url(client), tmp_path / "job.yaml"
     path.write_text(json.dumps(job(resources={"executor": "serial", "max_attempts": 1})))
@@ -98,7 +104,7 @@ def test_a_service_that_is_down_ends_the_run_with_one_message_and_loses_nothing(
 
     proxy.watch = go_down
     for command in (("run", path, "--out", url), ("resume", url)):
-        ended = ntkpipe_command(*command)
+        ended = ntkpipe_command(*command, before=IMPATIENT)
         assert ended.returncode == 1
         assert "the store failed" in ended.stderr
         assert "ntkpipe resume" in ended.stderr

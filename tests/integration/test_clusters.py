@@ -11,14 +11,14 @@ import pytest
 import troubles
 from clusters import LocalCluster
 from commands import TESTS
-from processes import command_of, start, wait_for, workers_of
+from processes import PATIENCE_SECONDS, command_of, start, wait_for, workers_of
 from runs import chunk_hashes
 
 import ntkpipe
 from ntkpipe.pipeline.events import read_events
 from ntkpipe.storage.stores.registry import open_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SAMPLES = 40
 
@@ -86,14 +86,12 @@ class Job:
 
     def take(self, seconds):
         """Let every batch take so long from now on."""
-        new = self._pace.with_suffix(".new")
-        new.write_text(str(seconds))
-        new.rename(self._pace)
+        troubles.set_pace(self._pace.parent, seconds)
 
     def end(self):
         """Let it get on with it; returns its events."""
         self.take(0.0)
-        _, errors = self.driver.communicate(timeout=200)
+        _, errors = self.driver.communicate(timeout=300)
         assert self.driver.returncode == 0, errors
         return list(read_events(open_store(self.run)))
 
@@ -107,7 +105,7 @@ class Job:
             done = [label for label in self.committed() if label.rpartition(":")[2] in workers]
             return workers if len(done) >= number else None
 
-        return {int(worker) for worker in wait_for(found, 120.0, 0.2)}
+        return {int(worker) for worker in wait_for(found, pause=0.2)}
 
     def committed(self):
         """Return who has finished each task so far."""
@@ -161,7 +159,7 @@ def test_workers_that_are_told_to_end_finish_their_tasks_and_are_replaced(cluste
             env=cluster.environment,
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
         [replaced] = job.wait_for_work_on(third)
         assert not Path(f"/proc/{drained}").exists()
@@ -182,20 +180,23 @@ def test_pools_get_as_much_as_they_can_do_and_end_with_their_driver(cluster, nod
     slow = node(1, '--resources={"slow": 1}', environment={"NTKPIPE_TEST_SLOWNESS": "10"})
     pools = [{"workers": 2, "gpus": 0.5}, {"workers": 1, "custom": {"slow": 0.5}}]
     with Job(folder, tmp_path / "run", cluster, pools=pools) as job:
-        job.take(0.1)
+        job.take(0.3)
         workers = wait_for(lambda: len(found := job.wait_for_work_on(shared)) == 2 and found)
-        on_slow = job.wait_for_work_on(slow)
+        [on_slow] = job.wait_for_work_on(slow)
+        # Which of them starts first says nothing: what counts is done while all are at work.
+        before = Counter(job.committed())
+        job.wait_for_work_on(slow, 3 + sum(number for label, number in before.items() if label.endswith(f":{on_slow}")))
+        done = Counter(job.committed()) - before
         job.driver.kill()
-        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers | on_slow), 30.0)
+        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in (*workers, on_slow)))
+        job.take(0.0)
         job.driver = start("resume", tmp_path / "run", environment=cluster.environment)
         _, errors = job.driver.communicate(timeout=300)
         assert job.driver.returncode == 0, errors
     assert chunk_hashes(tmp_path / "run") == whole
     # Ten to one by the clock of an idle machine, for each of the two; every task has some work besides its pause.
-    events = [event for event in read_events(open_store(tmp_path / "run")) if event.name == "worker"]
-    on_slow |= {_process(event) for event in events if event.number("pool") == 1}
-    done = Counter(int(label.rpartition(":")[2]) in on_slow for label in job.committed())
-    assert done[False] > 6 * done[True] > 6
+    on_slow_done = sum(number for label, number in done.items() if label.endswith(f":{on_slow}"))
+    assert done.total() - on_slow_done > 6 * on_slow_done > 6
 
 
 MEASURE = """
@@ -230,7 +231,7 @@ def test_the_object_store_of_a_private_ray_holds_the_description_of_the_run_and_
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     command = [sys.executable, "-c", MEASURE, path, tmp_path / "run"]
     found = subprocess.run(
-        command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False, timeout=200
+        command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     (folder / "pace").unlink()
     assert found.returncode == 0, found.stderr

@@ -126,7 +126,7 @@ def squares(shift=0.0):
 
 def test_a_fisher_preconditioned_kernel_scales_every_coordinate(models):
     second, gradients = squares()
-    stored = models.samples.moments("fisher")
+    stored = models.reader.samples.moments("fisher")
     np.testing.assert_allclose(stored, second, rtol=1e-12)
     expected = (gradients * (second + 1e-8) ** -0.5) @ gradients.T
     np.testing.assert_allclose(whole(models, "fisher"), expected, rtol=1e-9)

@@ -369,5 +369,5 @@ def test_a_hostile_name_in_a_manifest_is_shown_as_plain_text(decorated, tmp_path
 @pytest.mark.slow
 def test_files_get_ids_as_they_are(decorated, tmp_path):
     assert ntkpipe_command("query", decorated, "ids/train", "--out", tmp_path / "ids.json").returncode == 0
-    assert json.loads((tmp_path / "ids.json").read_text())["rows"][0] == f"{HOSTILE}0"
+    assert json.loads((tmp_path / "ids.json").read_text())["row_ids"][0] == f"{HOSTILE}0"
     assert np.shape(ntkpipe.open_run(decorated).kernel("ck")[f"{HOSTILE}1", :]) in {(4,), (1, 4)}

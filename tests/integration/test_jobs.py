@@ -13,7 +13,7 @@ import troubles
 from clusters import LocalCluster, free_ports
 from commands import COMMAND as INTERRUPTIBLE
 from commands import TESTS
-from processes import wait_for
+from processes import PATIENCE_SECONDS, wait_for
 from runs import chunk_hashes
 
 import ntkpipe
@@ -143,7 +143,7 @@ def test_a_job_outlives_its_client_and_is_stopped_and_resumed_with_the_same_byte
         [*COMMAND, *submit, "--wait"], cwd=TESTS, env=user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_for(lambda: list((run / "receipts/features").rglob("*.json")), 180)
+        wait_for(lambda: list((run / "receipts/features").rglob("*.json")))
         (tmp_path / "pace").write_text("3")
     finally:
         client.send_signal(signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_a_job_outlives_its_client_and_is_stopped_and_resumed_with_the_same_byte
     )
     assert "Runtime env is setting up" in follower.stdout.readline()
     follower.send_signal(signal.SIGINT)
-    assert "The job goes on without this terminal" in follower.communicate(timeout=60)[0]
+    assert "The job goes on without this terminal" in follower.communicate(timeout=PATIENCE_SECONDS)[0]
     assert follower.returncode == 130
     # On a machine where nobody has named the cluster no token is sent to an address that only the run names.
     stranger = user | {"XDG_CONFIG_HOME": str(tmp_path / "stranger")}

@@ -75,7 +75,7 @@ CASES = {
         "resources": {"max_worker_bytes": "860MiB", "batch_size": 256},
         "model": {"target": "memory_models:build_wide", "options": {"num_outputs": 600}},
         "data": {
-            "splits": {"train": {"kind": "python", "target": "memory_models:load_vectors", "options": {"num": 24}}}
+            "splits": {"train": {"kind": "python", "target": "memory_models:load_vectors", "options": {"num": 12}}}
         },
     },
 }

@@ -40,7 +40,7 @@ def whole():
     # What an agent has not heard of by now comes with the next report.
     return found if committed >= sum(stage.total for stage in run.status().stages) else None
 
-print("METRICS", json.dumps(wait_for(whole, 60, 0.5)))
+print("METRICS", json.dumps(wait_for(whole, pause=0.5)))
 """
 
 
@@ -54,7 +54,7 @@ def test_the_agents_of_a_cluster_tell_what_the_log_tells(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=400,
         )
     assert found.returncode == 0, found.stderr
     metrics = json.loads(next(line for line in found.stdout.splitlines() if line.startswith("METRICS"))[8:])

@@ -24,7 +24,7 @@ def start(config, out, environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=400,
     )
 
 

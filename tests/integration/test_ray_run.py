@@ -9,7 +9,8 @@ from runs import chunk_hashes
 
 import ntkpipe
 
-CUTS = list(itertools.product((1, 2, 3), repeat=3))
+# Every other one of all that there are.
+CUTS = list(itertools.product((1, 2, 3), repeat=3))[::2]
 COVERING = [(1, 2, 2), (2, 1, 3), (3, 3, 1), (2, 2, 1)]
 
 
@@ -56,7 +57,7 @@ def test_workers_shards_and_blocks_do_not_change_a_bit(workers, shard_rows, bloc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "shard_rows", "block_rows"), [cut for cut in CUTS if cut not in COVERING])
-def test_every_cut_gives_the_same_bits(workers, shard_rows, block_rows, local_ray, serial, tmp_path):
+def test_no_cut_changes_a_bit(workers, shard_rows, block_rows, local_ray, serial, tmp_path):
     assert_same_bits(run_on_ray(tmp_path, workers, shard_rows, block_rows), everything(serial))
 
 

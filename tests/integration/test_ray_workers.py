@@ -38,7 +38,7 @@ def job(tmp_path):
 def hear(workers, number=1):
     """Return events as soon as there are so many."""
     found = []
-    wait_for(lambda: len(found) >= number or found.extend(workers.listen(1.0)), 120.0, 0.0)
+    wait_for(lambda: len(found) >= number or found.extend(workers.listen(1.0)), pause=0.0)
     return found
 
 

@@ -343,7 +343,7 @@ def test_solves_leave_nothing_unfinished_in_a_store_of_objects():
     run = ntkpipe.run(run_config([PCG], resources=ALWAYS), "memory://edges/run")
     assert run.solution_record("a").status == "converged"
     assert not any(checked.findings for checked in ntkpipe.verify("memory://edges/run"))
-    assert not run._store.names("solver")
+    assert not run.reader._store.names("solver")
 
 
 def test_runs_of_before_there_were_more_solvers_can_be_asked(tmp_path):

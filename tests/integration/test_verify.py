@@ -19,7 +19,7 @@ from runs import chunk_hashes
 
 import ntkpipe
 from ntkpipe.configs.errors import NtkPipeError, RunLockedError, StorageError
-from ntkpipe.pipeline.query import open_run
+from ntkpipe.pipeline.query.run import open_run
 from ntkpipe.storage import layout
 from ntkpipe.storage.arrays import ChunkStore
 from ntkpipe.storage.ledger import Ledger

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ntkpipe.configs.analyses import FidelityAnalysis, HeatmapAnalysis, NeighborsAnalysis, SpectrumAnalysis
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.analyses import neighbors as neighbors_module
+from ntkpipe.workers.analyses import ranking
 from ntkpipe.workers.analyses.base import evenly_spaced
 from ntkpipe.workers.analyses.fidelity import class_probabilities, kendall_tau, margins
 from ntkpipe.workers.analyses.naming import summary_keys
@@ -365,6 +366,7 @@ def test_streamed_neighbors_equal_a_stable_sort_of_the_whole_rows(batch, num_nei
     positions = np.array([4, 0, 2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors_module, "COLUMN_BATCH", batch)
+        patch.setattr(ranking, "HELD_VALUES", 1)
         found, values = nearest(run, "k", split, positions, num_neighbors)
     assert max(columns for _, columns in run.reads) <= batch
     for position, neighbors, row in zip(positions, found, values, strict=True):

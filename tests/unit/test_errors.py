@@ -18,6 +18,7 @@ def test_the_tree_is_as_documented():
     tree = {cls.__name__: (cls.__bases__[0].__name__, cls.kind, cls.exit_code) for cls in all_errors()[1:]}
     assert tree == {
         "ConfigError": ("NtkPipeError", "config", 2),
+        "TooLargeError": ("ConfigError", "too-large", 2),
         "PlanError": ("NtkPipeError", "plan", 2),
         "RunMismatchError": ("NtkPipeError", "run-mismatch", 2),
         "RunLockedError": ("NtkPipeError", "run-locked", 1),
@@ -45,6 +46,12 @@ def test_errors_survive_the_way_from_a_worker(cls):
     assert type(error) is cls
     assert str(error) == error.message == "what was found"
     assert type(errors.error_of_kind(cls.kind, "x")) is cls
+
+
+def test_what_programs_need_of_an_error_survives_too():
+    large = pickle.loads(pickle.dumps(errors.TooLargeError("too much", limit=3, asked=5)))
+    early = pickle.loads(pickle.dumps(errors.ChunkNotReadyError("too early", tasks=("a", "b"))))
+    assert (large.limit, large.asked, early.tasks) == (3, 5, ("a", "b"))
 
 
 def test_an_unknown_kind_is_a_failed_task():

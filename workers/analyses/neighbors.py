@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ntkpipe.configs.analyses import NeighborsAnalysis
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.workers.analyses.base import AbstractAnalysis, AnalysisResult, RunView, Scalar, require_classes
+from ntkpipe.workers.analyses.ranking import leaders
 from ntkpipe.workers.analyses.sheet import Cell, draw_sheet
 
 Array = npt.NDArray[Any]
@@ -101,19 +102,16 @@ def nearest(run: RunView, name: str, split: str, positions: Array, num_neighbors
     k is the number asked for, or fewer where there are not so many. Memory is O(M (k + COLUMN_BATCH)).
     """
     train, num_samples = run.train_split, run.num_samples(run.train_split)
-    neighbors = np.empty((len(positions), 0), dtype=np.int64)
-    values = np.empty((len(positions), 0), dtype=np.float64)
-    for start in range(0, num_samples, COLUMN_BATCH):
-        columns = np.arange(start, min(start + COLUMN_BATCH, num_samples))
-        entries = run.kernel(name, split, positions, train, columns)
-        if split == train:
-            entries = np.where(positions[:, None] == columns, -np.inf, entries)
-        values = np.concatenate([values, entries], axis=1)
-        neighbors = np.concatenate([neighbors, np.broadcast_to(columns, entries.shape)], axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")[:, :num_neighbors]
-        values, neighbors = np.take_along_axis(values, order, 1), np.take_along_axis(neighbors, order, 1)
-    available = num_samples - (1 if split == train else 0)
-    return neighbors[:, :available], values[:, :available]
+    own = split == train
+    found = leaders(
+        lambda rows, columns: run.kernel(name, split, rows, train, columns),
+        positions,
+        np.arange(num_samples),
+        min(num_neighbors, num_samples - own),
+        block_rows=COLUMN_BATCH,
+        own=own,
+    )
+    return found.positions, found.values
 
 
 def as_images(inputs: Array, analysis: str) -> Array:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ntkpipe.configs.analyses import SpectrumAnalysis
 from ntkpipe.workers.analyses.base import AbstractAnalysis, AnalysisResult, RunView, Scalar, evenly_spaced
+from ntkpipe.workers.analyses.decomposition import decompose, one_hot
 from ntkpipe.workers.analyses.naming import summary_keys
 from ntkpipe.workers.analyses.plotting import count_of_samples, line_style, new_figure, png
 
@@ -50,9 +51,9 @@ class Spectrum(AbstractAnalysis):
         split = run.train_split
         positions = evenly_spaced(run.num_samples(split), self._config.max_samples)
         all_classes = run.classes(split)
-        classes = None if all_classes is None else all_classes[positions]
+        targets = None if all_classes is None else one_hot(all_classes[positions])
         spectra = {
-            name: _decompose(run.kernel(name, split, positions, split, positions), classes)
+            name: _Spectrum(*decompose(run.kernel(name, split, positions, split, positions), targets))
             for name in self._config.kernels or run.kernel_names
         }
         keys = summary_keys("kernel", spectra, ("split", "samples", "of"))
@@ -67,20 +68,6 @@ class Spectrum(AbstractAnalysis):
             for rank in range(min(TABLE_ROWS, len(positions)))
         ]
         return AnalysisResult(summary, table, _draw(spectra, len(positions), run.num_samples(split)))
-
-
-def _decompose(matrix: Array, classes: Array | None) -> _Spectrum:
-    symmetric = (matrix + matrix.T) / 2
-    eigenvalues, vectors = np.linalg.eigh(symmetric.astype(np.float64))
-    eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
-    if classes is None:
-        return _Spectrum(eigenvalues, None)
-    numbers, indices = np.unique(classes, return_inverse=True)
-    targets = np.eye(len(numbers))[indices]
-    targets -= targets.mean(axis=0)
-    energies = np.square(vectors.T @ targets).sum(axis=1)
-    total = float(np.square(targets).sum())
-    return _Spectrum(eigenvalues, np.cumsum(energies) / total if total > 0 else None)
 
 
 def _summarise(spectrum: _Spectrum) -> dict[str, Scalar]:

@@ -8,7 +8,7 @@ import torch
 
 from ntkpipe.storage.arrays import Array
 from ntkpipe.storage.grid import num_chunks
-from ntkpipe.storage.kernel import AbstractMatrix
+from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.workers.operators.checks import check_finite
 from ntkpipe.workers.operators.rectangle import AbstractRectangle
 

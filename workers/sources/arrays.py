@@ -71,7 +71,10 @@ def _load_numpy(url: str, *, archive: bool = True) -> Any:
     except ConfigError:
         raise
     except _UNREADABLE as error:
-        raise ConfigError(f"{url} is not a readable .npy or .npz file of plain numbers: {error}") from None
+        # Without NumPy's advice to unpickle what is not trusted.
+        raise ConfigError(
+            f"{url} is not a readable .npy or .npz file of plain numbers: {str(error).partition('. If you trust')[0]}"
+        ) from None
     for name, values in found.items():
         if not isinstance(values, np.ndarray):
             raise ConfigError(f"{url}: {name!r} is no array; save the file with numpy.savez.")

@@ -25,9 +25,10 @@ class SplitSource:
         name: Of the split.
         ids: (N,) unique sample ids.
         labels: (N,) int64 classes, (N, T) float64 targets, or None.
+        texts: (N,) what people are shown instead of the inputs, or None.
 
     Raises:
-        ConfigError: The source gives no samples, or labels or ids that do not fit them.
+        ConfigError: The source gives no samples, or labels, ids or texts that do not fit them.
     """
 
     def __init__(self, name: str, config: SplitData) -> None:
@@ -35,11 +36,11 @@ class SplitSource:
         loaded = load_arrays(config) if isinstance(config, ArrayData) else call(config.target, config.options)
         if isinstance(loaded, Samples):
             self._inputs: Any = _tensor(f"split {name!r}: inputs", loaded.inputs)
-            ids, labels = loaded.ids, loaded.labels
+            ids, labels, texts = loaded.ids, loaded.labels, loaded.texts
         elif (
             hasattr(loaded, "__getitem__") and hasattr(loaded, "__len__") and not isinstance(loaded, dict | tuple | str)
         ):
-            self._inputs, ids, labels = loaded, None, None
+            self._inputs, ids, labels, texts = loaded, None, None, None
         else:
             raise ConfigError(
                 f"split {name!r}: expected ntkpipe.Samples(inputs, labels) or a map-style data set, found "
@@ -52,9 +53,15 @@ class SplitSource:
             labels = self._dataset_labels()
         self.ids = _check_ids(f"split {name!r}", ids if ids is not None else range(num), num)
         self.labels = _check_labels(f"split {name!r}", labels, self.ids)
+        self.texts = _check_texts(f"split {name!r}", texts, num)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of inputs that are in memory; 0 for a data set that reads them one by one."""
+        return self._inputs.nbytes if isinstance(self._inputs, torch.Tensor) else 0
 
     @property
     def label_kind(self) -> Literal["none", "classes", "values"]:
@@ -176,6 +183,15 @@ def _check_ids(origin: str, ids: Any, num: int) -> tuple[str, ...]:
     if count > 1:
         raise ConfigError(f"{origin}: the id {repeated!r} is used {count} times; ids must be unique.")
     return names
+
+
+def _check_texts(origin: str, texts: Any, num: int) -> tuple[str, ...] | None:
+    if texts is None:
+        return None
+    found = (texts,) if isinstance(texts, str) else tuple(texts)
+    if len(found) != num or not all(isinstance(text, str) for text in found):
+        raise ConfigError(f"{origin} has {num} samples; expected as many texts, found {len(found)} values.")
+    return found
 
 
 def _check_labels(origin: str, labels: Any, ids: tuple[str, ...]) -> torch.Tensor | None:

@@ -18,3 +18,5 @@ class Samples:
     """(N,) integer classes, or (N, T) real targets."""
     ids: tuple[str, ...] | None = None
     """(N,) unique, non-empty names; positions are used when there are none."""
+    texts: tuple[str, ...] | None = None
+    """(N,) shown to people instead of the inputs, such as the text behind tokens; no kernel, and no digest, knows them."""

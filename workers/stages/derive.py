@@ -7,7 +7,7 @@ from ntkpipe.configs.errors import NumericalError
 from ntkpipe.configs.kernels.derived import PosteriorConfig
 from ntkpipe.storage import layout
 from ntkpipe.storage.grid import num_chunks
-from ntkpipe.storage.kernel import Positions
+from ntkpipe.storage.picking import Positions
 from ntkpipe.storage.records import KernelGeometry
 from ntkpipe.workers.context import WorkerContext
 from ntkpipe.workers.tasks import DeriveTask, Written

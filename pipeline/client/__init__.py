@@ -1,0 +1,1 @@
+"""Asking a run of a service: a reader over HTTP."""

@@ -1,0 +1,99 @@
+"""Connections of clients that send too slowly, or too much, before a request can be answered."""
+
+import asyncio
+from typing import Any, Final, cast, final
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+SLACK_BYTES: Final = 1 << 18
+"""Of what follows a head in the same packet, such as the next request's."""
+
+
+@final
+class GuardedConnection(asyncio.Protocol):
+    """A connection whose heads of requests must arrive whole in time, and be of reasonable size.
+
+    uvicorn waits for a head for ever, as for the first byte of a connection; it closes idle connections only after their
+    first request.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        read_seconds: float,
+        max_head_bytes: int,
+    ) -> None:
+        self._inner = HttpToolsProtocol(config, server_state, app_state, _loop)
+        self._read_seconds = read_seconds
+        self._max_head_bytes = max_head_bytes
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._num_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first head."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._inner.connection_made(self._transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what has arrived; the time for a head goes on until it is whole."""
+        self._num_bytes += len(data)
+        self._inner.data_received(data)
+        if self._is_answering():
+            self._stop_waiting()
+        elif self._num_bytes > self._max_head_bytes + SLACK_BYTES:
+            self._end(TOO_LARGE)
+        elif self._deadline is None:
+            self._wait()
+
+    def eof_received(self) -> bool | None:
+        """Pass it on."""
+        return self._inner.eof_received()  # type: ignore[func-returns-value]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._inner.resume_writing()
+
+    def _is_answering(self) -> bool:
+        cycle = self._inner.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _wait(self) -> None:
+        self._deadline = asyncio.get_running_loop().call_later(self._read_seconds, self._too_late)
+
+    def _stop_waiting(self) -> None:
+        self._num_bytes = 0
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        if not self._is_answering():
+            self._end(TOO_SLOW if self._num_bytes else b"")
+
+    def _end(self, words: bytes) -> None:
+        self._stop_waiting()
+        if self._transport is not None and not self._transport.is_closing():
+            if words:
+                self._transport.write(words)
+            self._transport.close()

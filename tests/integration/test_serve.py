@@ -1,0 +1,220 @@
+"""A real `ntkpipe serve`: its start, its end, slow clients, and several of them side by side."""
+
+import io
+import json
+import os
+import signal
+import socket
+import time
+from contextlib import suppress
+
+import golden
+import httpx
+import numpy as np
+import pytest
+from commands import ntkpipe_command
+from processes import wait_for
+from serving import serving
+
+import ntkpipe
+
+pytestmark = pytest.mark.slow
+
+TOKEN = "correct-horse-battery-staple"
+ENTRIES = "/v1/runs/one/kernels/pntk"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    solve = [{"kind": "cholesky", "name": "krr", "kernel": "pntk", "ridge": 1.0}]
+    ntkpipe.run(golden.config(kernels=[{"kind": "pntk"}, {"kind": "ck"}], solve=solve), folder / "one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(root):
+    options = ("--read-seconds", 1, "--write-seconds", 1, "--threads", 4)
+    with serving(root, *options) as found:
+        yield found
+
+
+def connect(service):
+    return socket.create_connection(("127.0.0.1", service.port), timeout=20)
+
+
+def received(connection):
+    """Return all that comes until the other side closes, or is silent."""
+    parts = []
+    while True:
+        try:
+            part = connection.recv(1 << 16)
+        except (ConnectionResetError, TimeoutError):
+            return b"".join(parts)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+def lines(service):
+    return [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_two_processes_give_the_same_bytes_and_etags_and_write_nothing(root, service):
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+
+    before = state()
+    paths = [
+        "/v1/runs/one",
+        f"{ENTRIES}?format=npy",
+        f"{ENTRIES}?format=arrow&transforms=cosine,centred",
+        f"{ENTRIES}/neighbors?rows=:",
+        "/v1/runs/one/solutions/krr/predictions?split=test",
+        "/v1/runs/one/splits/train/ids",
+    ]
+    with serving(root, token=TOKEN) as other:
+        own = {"authorization": f"Bearer {TOKEN}"}
+        for path in paths:
+            first, second = httpx.get(service.url + path), httpx.get(other.url + path, headers=own)
+            assert first.status_code == second.status_code == 200, first.text
+            assert (first.content, first.headers["etag"]) == (second.content, second.headers["etag"])
+            known = own | {"if-none-match": first.headers["etag"]}
+            assert httpx.get(other.url + path, headers=known).status_code == 304
+        assert httpx.get(other.url + paths[0]).status_code == 401
+        assert httpx.get(service.url + "/v1/runs/one/status").json()["state"] == "finished"
+        assert TOKEN not in other.log.read_text()
+    assert state() == before
+
+
+def test_a_request_under_way_is_finished_before_the_service_ends(root):
+    body = json.dumps({"rows": [0], "format": "json"}).encode()
+    with serving(root) as service, connect(service) as connection, connect(service) as idle:
+        head = f"POST {ENTRIES} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:5])
+        wait_for(lambda: "ntkpipe_requests_in_flight 2.0" in httpx.get(f"{service.url}/metrics").text)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert service.process.poll() is None
+        with pytest.raises(OSError, match="refused"):
+            connect(service)
+        assert received(idle) == b""
+        connection.sendall(body[5:])
+        answer = received(connection)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["values"] == [golden.PNTK[0]]
+        assert service.process.wait(10) == 0
+
+
+def test_requests_that_do_not_end_are_given_up_when_the_service_is_to_end(root):
+    with serving(root, "--drain-seconds", 0.5) as service, connect(service) as connection:
+        connection.sendall(f"POST {ENTRIES} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\n".encode())
+        wait_for(lambda: "ntkpipe_requests_in_flight 2.0" in httpx.get(f"{service.url}/metrics").text)
+        assert service.end(signal.SIGINT, 10) == 0
+
+
+def test_a_service_that_cannot_start_says_why_and_ends_with_2(root, service, tmp_path):
+    refused = {
+        ("--host", "0.0.0.0"): "--token-file",
+        ("--port", service.port): "--port 0",
+        ("--host", "192.0.2.7", "--token-file", tmp_path / "token"): "cannot listen",
+        ("--max-cells", 0): "expected at least",
+    }
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    for options, text in refused.items():
+        found = ntkpipe_command("serve", root, *options)
+        assert found.returncode == 2, found.stderr
+        assert text in found.stderr
+        assert "Traceback" not in found.stderr
+        assert TOKEN not in found.stderr
+
+
+def test_a_client_that_sends_a_byte_at_a_time_is_cut_off(service):
+    with connect(service) as slow, connect(service) as silent:
+        start, parts = time.monotonic(), [b"GET ", b"/v1/runs ", b"HTTP/1.1\r\n", *[b"x"] * 100]
+        try:
+            for part in parts:
+                slow.sendall(part)
+                time.sleep(0.2)
+        except OSError:
+            pass
+        assert time.monotonic() - start < 15
+        assert received(silent) == b""
+    with connect(service) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert received(slow).startswith(b"HTTP/1.1 408")
+    with connect(service) as slow:
+        slow.sendall(f"POST {ENTRIES} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\n1".encode())
+        answer = received(slow)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["kind"] == "too-slow"
+
+
+def test_a_client_that_takes_nothing_is_cut_off_and_its_answer_forgotten(service):
+    body = json.dumps({"rows": [0] * 4000, "cols": [0] * 4000, "format": "npy"}).encode()
+    with connect(service) as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = f"POST {ENTRIES} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        lazy.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_for(lambda: any(line.get("cut") for line in lines(service)))
+        assert "ntkpipe_answer_bytes 0.0" in httpx.get(f"{service.url}/metrics").text
+    answer = httpx.post(service.url + ENTRIES, content=body, headers={"content-type": "application/json"})
+    assert np.load(io.BytesIO(answer.content)).shape == (4000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"a" * 600_000, (b"431", b"")),
+        (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"a" * 50_000 + b"\r\n\r\n", (b"431",)),
+        (b"\x16\x03\x01\x00\xa5\x01\x00\x00", (b"400",)),
+        (b"NONSENSE\r\n\r\n", (b"400",)),
+        (b"GET /v1/runs HTTP/1.1\r\n\r\n", (b"421",)),
+        (b"GET /v1/runs HTTP/1.1\r\nhost: a\r\nhost: 127.0.0.1\r\n\r\n", (b"421", b"400")),
+        (
+            b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            (b"400",),
+        ),
+        (b"POST /v1/runs HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 99999999999\r\n\r\n", (b"413",)),
+        (b"GET /../../etc/passwd HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n", (b"404",)),
+        (b"GET /static/../../settings.py HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n", (b"404",)),
+        (b"GET /static//etc/passwd HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n", (b"404",)),
+        (b"TRACE / HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n", (b"405",)),
+        (b"GET ws://127.0.0.1/ HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n", None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_not_proper_http_does_no_harm(service, sent, status):
+    with connect(service) as connection:
+        connection.settimeout(2)
+        with suppress(OSError):
+            connection.sendall(sent)
+        answer = received(connection)
+    if status is not None:
+        assert any(answer.startswith(b"HTTP/1.1 " + code) for code in status if code) or (b"" in status and not answer)
+    assert b"root:" not in answer
+    assert b"ServerSettings" not in answer
+    assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+def test_many_clients_at_once_get_right_answers_and_no_errors(service):
+    import concurrent.futures
+
+    def client(number):
+        with httpx.Client(base_url=service.url) as own:
+            row = number % 4
+            answers = [own.get(f"{ENTRIES}?rows={row}&format=npy") for _ in range(10)]
+        return all(answer.status_code == 200 for answer in answers) and all(
+            np.load(io.BytesIO(answer.content)).tolist() == [golden.PNTK[row]] for answer in answers
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        assert all(pool.map(client, range(64)))
+
+
+def test_the_explorer_is_served_and_the_address_is_printed(service):
+    page = httpx.get(service.url)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<title>ntkpipe" in page.text
+    assert os.path.basename(service.url).startswith("127.0.0.1:")
