@@ -10,10 +10,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from pydantic import AfterValidator
+
+TOKEN_VARIABLE: Final = "NTKPIPE_TOKEN"
+"""Environment variable with the token of a query service: for the service, and for those who ask it."""
 
 MIN_LENGTH = 8
 """Shorter values of variables do not count: they would be found in many harmless texts."""

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from ntkpipe.configs.errors import ConfigError, NotFoundError, NtkPipeError, StorageError
+from ntkpipe.configs.secrets import TOKEN_VARIABLE
 from ntkpipe.pipeline.client.address import EXPECTED, RunAddress
 from ntkpipe.pipeline.client.remote import RemoteRunReader
 from ntkpipe.pipeline.query.run import Run
 
 if TYPE_CHECKING:
     from ntkpipe.pipeline.client.connection import Connection
-
-TOKEN_VARIABLE: Final = "NTKPIPE_TOKEN"
 
 LISTING_SECONDS: Final = 60.0
 """For which a service may be silent that is asked for its runs."""

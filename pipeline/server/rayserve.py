@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ntkpipe.configs.base import unknown_name
 from ntkpipe.configs.errors import ConfigError
-from ntkpipe.pipeline.server.settings import TOKEN_VARIABLE, ServerSettings, read_token
+from ntkpipe.configs.secrets import TOKEN_VARIABLE
+from ntkpipe.pipeline.server.settings import ServerSettings, read_token
 
 NAME: Final = "service"
 """Of the deployment, by which a Serve configuration sets its replicas."""

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Final, final
 
 from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.secrets import TOKEN_VARIABLE
 
 MIN_TOKEN: Final = 16
 """Characters: shorter ones can be guessed."""
-
-TOKEN_VARIABLE: Final = "NTKPIPE_TOKEN"
 
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 

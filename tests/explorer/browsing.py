@@ -37,6 +37,8 @@ class Tab:
     def go(self, address: str) -> None:
         """Open the page behind a #."""
         self.page.goto(f"{self._url}/#/{address}")
+        # The page before may still stand there otherwise.
+        expect(self.page.locator("main")).to_have_attribute("data-address", f"#/{address}")
         expect(self.page.locator("h1")).to_be_visible()
 
     def settled(self) -> None:

@@ -161,6 +161,8 @@ def test_what_a_run_stores_is_shown_as_text_whatever_it_looks_like(open_tab):
     assert tab.page.locator("img[onerror], script:not([src])").count() == 0
     tab.go("compare?run=stripes&one=%3Cb%3E&order=%22%3E")
     tab.settled()
+    expect(tab.page.get_by_role("alert")).to_have_count(2)
+    assert [status for status, _ in tab.refused] == [422, 422]
     tab.refused.clear()
 
 
@@ -234,15 +236,18 @@ def test_a_token_is_asked_for_once_kept_in_the_tab_and_forgotten(open_tab, tmp_p
         tab.refused.clear()
 
 
-def test_the_theme_can_be_switched_and_is_kept(open_tab):
+def test_the_theme_is_that_of_the_system_until_it_is_switched_and_is_then_kept(open_tab):
     tab = open_tab()
-    ground = "getComputedStyle(document.body).backgroundColor"
-    light = tab.page.evaluate(ground)
-    tab.page.get_by_role("button", name="Switch between").click()
-    dark = tab.page.evaluate(ground)
-    assert light != dark
-    tab.page.reload()
-    assert tab.page.evaluate(ground) == dark
+    page, ground = tab.page, tab.page.locator("body")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="dark")
+    expect(ground).not_to_have_css("background-color", light)
+    page.emulate_media(color_scheme="light")
+    expect(ground).to_have_css("background-color", light)
+    page.get_by_role("button", name="Switch between").click()
+    expect(ground).not_to_have_css("background-color", light)
+    page.reload()
+    expect(ground).not_to_have_css("background-color", light)
 
 
 def test_the_first_stop_of_the_keyboard_leads_past_the_header(open_tab):

@@ -2,7 +2,7 @@
 
 import { keepToken, token } from "./api.js";
 import { el, put } from "./dom.js";
-import { problem } from "./parts/states.js";
+import { busy, problem } from "./parts/states.js";
 import { parsed, routed } from "./router.js";
 import * as compare from "./views/compare.js";
 import * as kernel from "./views/kernel.js";
@@ -24,6 +24,7 @@ async function open() {
   const address = parsed(location.hash);
   const route = routed(address);
   put(content);
+  content.dataset.address = location.hash;
   window.scrollTo(0, 0);
   const page = { content, signal, query: address.query, title, crumbs: (...parts) => showCrumbs(parts) };
   opened += 1;
@@ -35,7 +36,7 @@ async function open() {
     return;
   }
   try {
-    await VIEWS[route.view].show(page, route);
+    await busy(content, () => VIEWS[route.view].show(page, route));
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
     if (!error.kind) console.error(error);
@@ -70,23 +71,26 @@ function showCrumbs(parts) {
 
 function showTheme() {
   const button = document.getElementById("theme");
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const now = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
-  const say = () => put(button, now() === "dark" ? "Light" : "Dark");
+  // The theme, and whose it is, were settled by theme.js before anything was drawn.
+  const worn = document.documentElement.dataset;
+  const say = () => put(button, worn.theme === "dark" ? "Light" : "Dark");
+  const wear = (theme) => {
+    worn.theme = theme;
+    say();
+    document.dispatchEvent(new CustomEvent("theme"));
+  };
   button.setAttribute("aria-label", "Switch between the dark and the light theme");
   button.addEventListener("click", () => {
-    document.documentElement.dataset.theme = now() === "dark" ? "light" : "dark";
+    worn.themeOf = "reader";
+    wear(worn.theme === "dark" ? "light" : "dark");
     try {
-      localStorage.setItem("ntkpipe-theme", document.documentElement.dataset.theme);
+      localStorage.setItem("ntkpipe-theme", worn.theme);
     } catch {
       // It is then forgotten with the tab.
     }
-    say();
-    document.dispatchEvent(new CustomEvent("theme"));
   });
-  dark.addEventListener("change", () => {
-    say();
-    document.dispatchEvent(new CustomEvent("theme"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (dark) => {
+    if (worn.themeOf === "system") wear(dark.matches ? "dark" : "light");
   });
   say();
 }

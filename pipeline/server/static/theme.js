@@ -1,4 +1,4 @@
-// Runs before the page is drawn, so that a chosen theme does not flash; everything else is a module.
+// Runs before the page is drawn, so that no other theme flashes; everything else is a module.
 "use strict";
 (function () {
   let chosen = null;
@@ -7,5 +7,9 @@
   } catch {
     // A browser may refuse storage; the system's theme is used then.
   }
-  if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
+  const known = chosen === "dark" || chosen === "light";
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const root = document.documentElement;
+  root.dataset.theme = known ? chosen : dark.matches ? "dark" : "light";
+  root.dataset.themeOf = known ? "reader" : "system";
 })();

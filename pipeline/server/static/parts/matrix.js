@@ -5,7 +5,7 @@ import { el, put } from "../dom.js";
 import { percent } from "../format.js";
 import { poll } from "../polling.js";
 import { Heatmap } from "./heatmap.js";
-import { problem } from "./states.js";
+import { busy, problem } from "./states.js";
 import { Tiles } from "./tiles.js";
 
 const KEPT = 800;
@@ -53,7 +53,8 @@ export class Matrix {
     this.host.append(this.veil);
     try {
       const path = address(["runs", this.run, "kernels", this.kernel, "overview"], matrixQuery(options));
-      this.overview = await ready(path, { signal, progress: (told) => put(this.veil, building(told.done)) });
+      const progress = (told) => put(this.veil, building(told.done));
+      this.overview = await busy(this.host, () => ready(path, { signal, progress }));
       this.veil.hidden = true;
       if (this.overview.incomplete) this.#watch(path, signal);
       return this.overview;

@@ -45,12 +45,27 @@ export function problem(error, again) {
   return el("div", { class: kind === "chunk-not-ready" ? "notice" : "problem", role: "alert" }, rows);
 }
 
+/** How much is being loaded into an element. */
+const working = new WeakMap();
+
+/** Say that an element is busy until what loads it has ended, and whatever else loads it meanwhile. */
+export async function busy(host, load) {
+  working.set(host, (working.get(host) ?? 0) + 1);
+  host.setAttribute("aria-busy", "true");
+  try {
+    return await load();
+  } finally {
+    const left = working.get(host) - 1;
+    working.set(host, left);
+    if (!left) host.removeAttribute("aria-busy");
+  }
+}
+
 /** Show what a promise brings in a section of its own, whatever becomes of it. */
 export async function section(host, what, signal, load, draw) {
   put(host, loading(what));
-  host.setAttribute("aria-busy", "true");
   try {
-    const found = await load();
+    const found = await busy(host, load);
     if (signal.aborted) return;
     put(host, draw(found));
   } catch (error) {
@@ -60,8 +75,6 @@ export async function section(host, what, signal, load, draw) {
       host,
       problem(error, () => section(host, what, signal, load, draw)),
     );
-  } finally {
-    host.removeAttribute("aria-busy");
   }
 }
 

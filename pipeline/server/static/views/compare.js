@@ -9,7 +9,7 @@ import { MapView } from "../parts/mapview.js";
 import { Matrix } from "../parts/matrix.js";
 import { lines, sentence } from "../parts/readout.js";
 import { colourbar, DIVERGING, range } from "../parts/colourbar.js";
-import { empty, loading, section } from "../parts/states.js";
+import { busy, empty, loading, section } from "../parts/states.js";
 import { manifestOf } from "../model.js";
 import { link, remember } from "../router.js";
 
@@ -220,7 +220,7 @@ class Comparison {
       await side.matrix.load({ rows: train, columns: train, order: state.order });
       return side;
     });
-    const found = (await Promise.allSettled(opened))
+    const found = (await busy(parts.maps, () => Promise.allSettled(opened)))
       .filter((one) => one.status === "fulfilled")
       .map((one) => one.value);
     if (signal.aborted || !found.length) return;
