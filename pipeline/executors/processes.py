@@ -36,9 +36,14 @@ class Place:
         """Whether it is on the machine of this process."""
         return bool(self.started) and self.host == socket.gethostname() and self.boot_id == boot_id()
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it is near, and the process has not ended."""
+        return self.is_near and process_started(self.process) == self.started
+
     def kill(self) -> None:
         """End the process for sure if it is near: one that was stopped hears nothing but this."""
-        if self.is_near and process_started(self.process) == self.started:
+        if self.is_there:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.process, signal.SIGKILL)
 

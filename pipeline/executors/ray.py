@@ -44,6 +44,9 @@ FETCH_SECONDS: Final = 60.0
 LEAVING_SECONDS: Final = 2.0
 """Between two questions for nodes that are about to leave."""
 
+ENDING_SECONDS: Final = 3.0
+"""For a process to end as Ray tells it to. Of one that is killed before, Ray says in the user's terminal that it was lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Hello:
@@ -130,6 +133,7 @@ class RayWorkers(AbstractWorkers):
         self._address = address
         self._num_workers = num_workers
         self._processes: dict[int, _Process] = {}
+        self._ending: list[tuple[float, Place]] = []
         self._numbers = itertools.count()
         self._specs: dict[tuple[str, int], Any] = {}
         self._actor_class: Any = ray.remote(_Actor)
@@ -162,6 +166,9 @@ class RayWorkers(AbstractWorkers):
         if self._leaving is not None:
             self._leaving.__exit__()
         self._connection.__exit__()
+        while self._ending:
+            self._see_off()
+            time.sleep(0.01)
 
     def now(self) -> float:
         """Return the time of this machine."""
@@ -198,17 +205,18 @@ class RayWorkers(AbstractWorkers):
         process.answers.append(process.actor.run.remote(task, halvings))
 
     def end(self, worker: int) -> None:
-        """End a process: through Ray, wherever it is, and without Ray if it is on this machine."""
+        """End a process: through Ray, wherever it is, and without Ray if it is on this machine and does not hear."""
         process = self._processes.pop(worker, None)
         if process is None:
             return
         with suppress(ray.exceptions.RayError):
             ray.kill(process.actor)
         if process.place is not None:
-            process.place.kill()
+            self._ending.append((self.now() + ENDING_SECONDS, process.place))
 
     def listen(self, timeout_seconds: float) -> list[WorkerEvent]:
         """Collect the answers that are there, and look now and then for nodes that are about to leave."""
+        self._see_off()
         awaited = {process.answers[0]: worker for worker, process in self._processes.items() if process.answers}
         awaited |= {process.hello: worker for worker, process in self._processes.items() if process.place is None}
         if not awaited:
@@ -221,6 +229,16 @@ class RayWorkers(AbstractWorkers):
         for reference in ready:
             events += self._hear(awaited[reference])
         return events + self._leavers()
+
+    def _see_off(self) -> None:
+        """Kill what was told to end and is still there."""
+        now, still = self.now(), []
+        for until, place in self._ending:
+            if until <= now:
+                place.kill()
+            elif place.is_there:
+                still.append((until, place))
+        self._ending = still
 
     def _leavers(self) -> list[WorkerEvent]:
         """Return news of processes whose node is about to leave."""

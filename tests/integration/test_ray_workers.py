@@ -67,6 +67,19 @@ def test_a_worker_starts_answers_in_order_and_ends(local_ray, job):
         assert workers.listen(0.01) == []
 
 
+@pytest.mark.parametrize("when", ["while others work", "at the end"])
+def test_a_stopped_worker_that_does_not_hear_its_end_is_killed(when, local_ray, job, monkeypatch):
+    monkeypatch.setattr("ntkpipe.pipeline.executors.ray.ENDING_SECONDS", 0.2)
+    with RayWorkers(job[0], address="local", num_workers=1) as workers:
+        worker = workers.start(PoolConfig())
+        [ready] = hear(workers)
+        os.kill(process_of(ready), signal.SIGSTOP)
+        if when == "while others work":
+            workers.end(worker)
+            wait_for(lambda: workers.listen(0.05) or not is_there(process_of(ready)))
+    wait_for(lambda: not is_there(process_of(ready)))
+
+
 def test_what_keeps_a_worker_from_starting_is_heard_with_its_kind(local_ray, job):
     with RayWorkers(job[0], address="local", num_workers=1) as workers:
         worker = workers.start(PoolConfig(device="cuda:7", gpus=0))
