@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline.cli.running import Config, Overrides
 
 Cluster = Annotated[
@@ -46,6 +47,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Print what a configuration would do and cost, here or on a described cluster; computes nothing."""
+    # A mistake is told at once, without PyTorch, which takes a second to import.
+    checked = load_config(config, overrides or ())
     from ntkpipe.pipeline.cli.plan_text import print_forecast, print_plan
     from ntkpipe.pipeline.prediction.described import described_cluster
     from ntkpipe.pipeline.prediction.document import plan_document
@@ -55,7 +58,7 @@ def plan(
     from ntkpipe.pipeline.run import plan as plan_run
 
     measured, described = described_cluster(cluster, calibration, catalogue or ())
-    _, probe = plan_run(config, overrides or ())
+    _, probe = plan_run(checked)
     workload = Workload.of(probe)
     if samples:
         workload = workload.scaled(parse_samples(samples))

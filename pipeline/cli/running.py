@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ntkpipe.configs.errors import ConfigError
+from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
 from ntkpipe.pipeline.cli.summary import print_summary
 from ntkpipe.pipeline.query.run import Run
@@ -64,17 +65,18 @@ def run(
     single_writer: SingleWriter = False,
 ) -> None:
     """Carry out a configuration: features, kernels, solutions, analyses."""
-    from ntkpipe.pipeline import run as verbs
-
-    settings = settings_of(overrides, single_writer)
     if fork is not None and or_resume:
         raise ConfigError("--fork starts a new run, --or-resume may finish an old one: give one of them.")
     if or_resume and out is not None:
         check_place(out)
+    # A mistake is told at once, without PyTorch, which takes a second to import.
+    checked = load_config(config, settings_of(overrides, single_writer))
+    from ntkpipe.pipeline import run as verbs
+
     if fork is None:
-        _carry_out(lambda **watched: verbs.run(config, out, overrides=settings, or_resume=or_resume, **watched))
+        _carry_out(lambda **watched: verbs.run(checked, out, or_resume=or_resume, **watched))
     else:
-        _carry_out(lambda **watched: verbs.fork(fork, out, config=config, overrides=settings, **watched))
+        _carry_out(lambda **watched: verbs.fork(fork, out, config=checked, **watched))
 
 
 def resume(

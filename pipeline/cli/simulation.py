@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ntkpipe.configs.errors import ConfigError, StorageError
+from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline.cli.planning import CalibrationFile, CatalogueFiles, Samples, parse_samples
 from ntkpipe.pipeline.cli.running import Config, Overrides
 from ntkpipe.pipeline.cli.terminal import cell, printable, say, warn
@@ -61,6 +62,8 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Simulate a job on a described cluster of one or more sizes: the real driver, with workers that compute nothing."""
+    # A mistake is told at once, without PyTorch, which takes a second to import.
+    checked = load_config(config, overrides or ())
     from ntkpipe.pipeline.prediction.described import described_cluster
     from ntkpipe.pipeline.prediction.workload import Workload
     from ntkpipe.pipeline.run import plan as plan_run
@@ -71,7 +74,7 @@ def simulate(
     if described is None:
         raise ConfigError("a simulation needs a cluster: give --cluster SPEC, such as 8xh100, or --calibration FILE.")
     sizes = _numbers(nodes)
-    _, probe = plan_run(config, overrides or ())
+    _, probe = plan_run(checked)
     workload = Workload.of(probe)
     if samples:
         workload = workload.scaled(parse_samples(samples))

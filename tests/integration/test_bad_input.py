@@ -43,6 +43,14 @@ def test_a_missing_config_file_is_named():
     assert "did you mean 'digits'" in found.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "plan", "simulate"])
+def test_a_mistake_is_told_without_waiting_for_pytorch(command):
+    without = "import sys\nsys.modules['torch'] = None\n"
+    found = ntkpipe_command(command, "digits", "--set", "kernls=[]", before=without)
+    assert found.returncode == 2, found.stderr
+    assert "did you mean 'kernels'" in found.stderr
+
+
 def test_a_file_that_is_not_yaml_is_named(tmp_path):
     (tmp_path / "bad.yaml").write_text("name: [")
     found = ntkpipe_command("run", tmp_path / "bad.yaml")
