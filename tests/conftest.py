@@ -16,6 +16,14 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 - Ray writes it like this
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave files out that have no slow tests when those alone are wanted: every process spends ten seconds on them."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if config.option.markexpr == "slow" and is_test and "mark.slow" not in collection_path.read_text():
+        return True
+    return None
+
+
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory):
     """A private Ray of three CPUs that executors borrow; starting one takes seconds."""
