@@ -108,14 +108,7 @@ def execute(
                 kept_sides=probe.passes.kept_sides,
                 made_from=identities.of,
             )
-            for stages in plan.waves:
-                if SOLVE_STAGE in stages:
-                    for name in shared_solutions(plan.config):
-                        run_rounds(driver, store, ledger, name)
-                    driver.run_stages(*stages, committed=lambda name: clear_solver(fenced, name))
-                else:
-                    driver.run_stages(*stages)
-            driver.conclude()
+            _run_stages(driver, plan, ledger, fenced)
     except NtkPipeError as error:
         log.add("stop", kind=error.kind, message=error.message)
         raise
@@ -126,6 +119,18 @@ def execute(
         # A full disk must not hide the error that it caused; a driver that was replaced says nothing more.
         with suppress(StorageError, RunLockedError):
             log.flush()
+
+
+def _run_stages(driver: Driver, plan: Plan, ledger: Ledger, store: FencedStore) -> None:
+    """Run all stages, those together that may overlap; solves that workers share come before those that are one task."""
+    for stages in plan.waves:
+        if SOLVE_STAGE in stages:
+            for name in shared_solutions(plan.config):
+                run_rounds(driver, store, ledger, name)
+            driver.run_stages(*stages, committed=lambda name: clear_solver(store, name))
+        else:
+            driver.run_stages(*stages)
+    driver.conclude()
 
 
 def prepare(store: AbstractStore, ledger: Ledger, probe: Probe, epoch: int) -> None:

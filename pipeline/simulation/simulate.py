@@ -150,15 +150,13 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
     draws = Draws(scene.seed, scene.chance)
     machines = Machines(cluster, scene.chance, draws)
     workers = SimulatedWorkers(machines, cluster.storage, scene.times, scene.habits, scene.chance, draws)
-    labour = workers.labour
-    receipt_seconds = 1 / cluster.storage.commits
-    ledger = SimulatedLedger(workers.spend, cluster.driver_seconds_per_task, receipt_seconds)
-    log, pools = SimulatedLog(workers.now, lines), _pools(scene)
+    ledger = SimulatedLedger(workers.spend, cluster.driver_seconds_per_task, 1 / cluster.storage.commits)
+    log = SimulatedLog(workers.now, lines)
     resources = plan.config.resources
     fleet = Fleet(
         workers,
         _spec(plan.config, plan.geometry, scene.habits.kept_sides),
-        pools,
+        _pools(scene),
         task_seconds=resources.task_seconds,
         slow_factor=resources.slow_factor,
         tell=lambda **fields: log.add("worker", **fields),
@@ -174,7 +172,7 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
             log,
             Silent(),
             StopRequest(),
-            last_state=labour.last_state,
+            last_state=workers.labour.last_state,
             kept_sides=scene.habits.kept_sides,
         )
         try:
@@ -184,10 +182,23 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
             driver.conclude()
         except NtkPipeError as error:
             failure = error.message
-    num_workers = sum(pool.workers for pool in pools)
+    return _simulated(scene, machines, workers, ledger, log, failure)
+
+
+def _simulated(
+    scene: Scene,
+    machines: Machines,
+    workers: SimulatedWorkers,
+    ledger: SimulatedLedger,
+    log: SimulatedLog,
+    failure: str,
+) -> Simulated:
+    """Return how a run went that has ended."""
+    plan, labour = scene.plan, workers.labour
+    num_workers = sum(pool.workers for pool in _pools(scene))
     height = strip_height(plan.geometry, scene.habits.kept_sides, num_workers)
     return Simulated(
-        cluster=cluster,
+        cluster=scene.cluster,
         seconds=workers.now(),
         account=labour.account,
         worker_seconds=workers.worker_seconds,
@@ -203,7 +214,7 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
         sides_read=labour.sides_read,
         sides_planned=planned_reads(plan.geometry, height, num_workers) if plan.num_tasks(KERNEL_STAGE) else 0,
         storage_shares=workers.storage_shares,
-        price=_price(cluster, machines.price(workers.now()), workers, ledger),
+        price=_price(scene.cluster, machines.price(workers.now()), workers, ledger),
         failure=failure,
         holes=log.holes,
     )
