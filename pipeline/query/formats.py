@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,9 @@ MEDIA_TYPES: dict[Format, str] = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",
 }
+
+RUN_HEADER: Final = "ntkpipe-run"
+"""Of a request to a service: the id of the run that it is about, whatever goes by the name in its address by now."""
 
 
 @dataclass(frozen=True, slots=True)
