@@ -138,7 +138,7 @@ def _require_table(answer: Answer, form: str) -> None:
     if np.ndim(answer.values) > 2:
         raise ConfigError(
             f"the answer has {np.ndim(answer.values)} axes, which {form} cannot show: features of a layerwise kernel have, "
-            "and attributions to several targets. Choose npy or json, or one target."
+            "and attributions to several targets. Choose npy or json (`--out FILE.npy`), or one target (`--target N`)."
         )
 
 

@@ -255,6 +255,9 @@ def test_a_run_that_was_never_submitted_shows_its_events_and_cannot_be_stopped(t
     assert re.fullmatch(r"\S+Z epoch 1 finish \{.*\}\n", shown.stdout)
     refused = CliRunner().invoke(app, ["stop", run.url])
     assert isinstance(refused.exception, NotFoundError)
+    assert "never submitted" in refused.exception.message
+    mistaken = CliRunner().invoke(app, ["stop", str(tmp_path / "rum")])
+    assert "is not a run" in mistaken.exception.message
     state = CliRunner().invoke(app, ["status", run.url, "--json", "--watch"])
     assert json.loads(state.stdout)["job"] is None
 
