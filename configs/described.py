@@ -104,8 +104,14 @@ class Cluster:
         """Of all nodes."""
         return sum(group.nodes * group.price_per_hour for group in self.groups)
 
-    def scaled(self, times: float) -> "Cluster":
-        """Return the cluster with so many times the nodes in each group, at least one."""
+    @property
+    def has_prices(self) -> bool:
+        """Whether the price of every node is known; that of requests alone would be taken for all that a run costs."""
+        return all(group.price_per_hour for group in self.groups)
+
+    def resized(self, nodes: int) -> "Cluster":
+        """Return the cluster with about so many nodes in all, at least one in each group."""
+        times = nodes / self.num_nodes
         groups = (replace(group, nodes=max(1, round(group.nodes * times))) for group in self.groups)
         return replace(self, groups=tuple(groups))
 

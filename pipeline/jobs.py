@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ntkpipe.configs.errors import NotFoundError, NtkPipeError, PlanError
 from ntkpipe.pipeline.credentials import is_known, remember
 from ntkpipe.storage.jobs import JobRecord, recorded_jobs
+from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.registry import open_store
 
@@ -103,6 +104,7 @@ def stop(url: str | os.PathLike[str], *, address: str | None = None) -> "tuple[J
     store = open_store(url)
     record = last_job(store)
     if record is None:
+        Manifest.read(store)  # says so if it is no run at all
         raise NotFoundError(
             f"{store.url} was never submitted to a cluster. If a process drives it, `ntkpipe status` says which; end that with SIGTERM."
         )

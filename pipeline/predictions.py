@@ -146,6 +146,8 @@ def predict(
     with _looked_at(run, data, solutions, options or {}, keep, overrides) as job:
         work = _work(job)
         told.note(cost_line(work, job.plan))
+        for line in _strangers(job):
+            told.note(line)
         try:
             _carry_out(job, work, told, stop)
         except NtkPipeError as error:
@@ -207,6 +209,20 @@ def _looked_at(
         check_new_samples(run, make_manifest(config, probe))
         url = os.fspath(keep) if keep is not None else f"{folder}/run"
         yield _Job(run, url, config, probe, make_plan(probe), kernels, records)
+
+
+def _strangers(job: _Job) -> Iterator[str]:
+    """Say which new samples are of classes that the run does not have."""
+    source, train = job.probe.splits[new_split(job.run)], job.run.manifest.geometry.splits[job.run.train_split]
+    if source.labels is None or (source.label_kind, train.labels) != ("classes", "classes"):
+        return
+    strange = (source.labels >= train.num_targets).nonzero().flatten().tolist()
+    if strange:
+        first = strange[0]
+        yield (
+            f"{len(strange):,} new samples are of classes that the run does not have, the first of them {source.ids[first]!r} "
+            f"(label {int(source.labels[first])}, of {train.num_targets} classes): what is predicted for them counts as wrong"
+        )
 
 
 def _opened(source: Run | Url) -> Run:

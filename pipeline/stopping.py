@@ -20,6 +20,17 @@ class Leave(BaseException):
     """Ends the main thread where it is; no ``except Exception`` of a task may take it for its own failure."""
 
 
+@contextmanager
+def leaving_compiled_code() -> Iterator[None]:
+    """Let :class:`Leave` out of a library in C, which hides what a handler of signals has raised behind an error of its own."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, Leave):
+            raise error.__cause__ from None
+        raise
+
+
 @final
 class StopRequest:
     """Whether a driver has been asked to stop; it looks between tasks, so that what is under way may still be committed.

@@ -21,6 +21,7 @@ import ntkpipe
 from ntkpipe.configs.canonical import differences
 from ntkpipe.configs.errors import (
     ConfigError,
+    NotFoundError,
     RunLockedError,
     RunMismatchError,
 )
@@ -38,7 +39,7 @@ from ntkpipe.storage.stores.registry import open_store
 from ntkpipe.storage.stores.writable import open_for_writing
 
 if TYPE_CHECKING:
-    from ntkpipe.pipeline.jobserver import JobServer
+    from ntkpipe.pipeline.jobserver import Job, JobServer
 
 CONFIG_VARIABLE = "NTKPIPE_CONFIG"
 VERSION_VARIABLE = "NTKPIPE_EXPECTED_VERSION"
@@ -122,7 +123,12 @@ def resume_on(
         NotFoundError: There is no run.
         NtkPipeError: As for :func:`submit`.
     """
-    manifest = Manifest.read(open_store(url))
+    store = open_store(url)
+    if store.get(layout.MANIFEST) is None and recorded_jobs(store):
+        raise NotFoundError(
+            f"{store.url} was submitted, but no driver has begun it, so that there is nothing to resume: submit it again."
+        )
+    manifest = Manifest.read(store)
     config = load_config(manifest.config, [*overrides, *_on_cluster()], stored=True)
     return _submit(os.fspath(url), config, address, _Shipment(read_wheels(wheels), python, "resume"))
 
@@ -191,7 +197,8 @@ def _submit(url: str, config: RunConfig, address: str, shipment: _Shipment) -> S
     epoch = current_epoch(store)
     driving = _driving(server, store, place, config.name, epoch) if epoch else None
     if driving is not None:
-        return Submission(place, server.address, driving, "attached")
+        _require_same(driving, config, place)
+        return Submission(place, server.address, driving.submission_id, "attached")
     if status is not None and status.state == "running" and not _is_known(server, store, epoch):
         raise RunLockedError(
             f"{store.url} is being worked on by {status.owner}, which is no job of {server.address} that is known. Wait for it, "
@@ -220,8 +227,21 @@ def _started(store: AbstractStore, config: RunConfig) -> RunStatus | None:
     return read_status(store, manifest)
 
 
-def _driving(server: "JobServer", store: AbstractStore, place: str, name: str, epoch: int) -> str | None:
-    """Return the id of a job of the run that waits or runs; None if there is none.
+def _require_same(job: "Job", config: RunConfig, place: str) -> None:
+    """Refuse to take a job of another configuration for that of this one; of a run that has not begun nothing else tells.
+
+    Raises:
+        RunMismatchError: It is another one.
+    """
+    if job.metadata.get(DIGEST_KEY, config.digest()) != config.digest():
+        raise RunMismatchError(
+            f"the job {job.submission_id} is to carry out another configuration in {place}. Stop it first (`ntkpipe stop "
+            f"{shlex.quote(place)}`), or choose another --out."
+        )
+
+
+def _driving(server: "JobServer", store: AbstractStore, place: str, name: str, epoch: int) -> "Job | None":
+    """Return a job of the run that waits or runs; None if there is none.
 
     The last one that was recorded, or one of the latest epoch; of which the first may be without a record.
     """
@@ -230,7 +250,7 @@ def _driving(server: "JobServer", store: AbstractStore, place: str, name: str, e
     for found in sorted({*known, submission_id(place, name, epoch, 1)}):
         job = server.find(found)
         if job is not None and job.is_alive:
-            return found
+            return job
     return None
 
 
@@ -272,6 +292,7 @@ def _place(
                 break
         attempt += 1
     if job is not None:
+        _require_same(job, config, place)
         return Submission(place, server.address, name, "attached")
     is_new = _hand_over(server, name, place, config, shipment)
     return Submission(place, server.address, name, "submitted" if is_new else "attached")

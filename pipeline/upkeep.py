@@ -12,7 +12,7 @@ from ntkpipe.storage.features import ORIGIN_TASK, PREPARE_STAGE, PREPARE_TASK
 from ntkpipe.storage.fencing import FencedStore
 from ntkpipe.storage.garbage import FAILURE, Garbage, find_garbage, remove_empty_folders, remove_garbage
 from ntkpipe.storage.ledger import Ledger
-from ntkpipe.storage.locks import EpochLock, current_epoch
+from ntkpipe.storage.locks import EpochLock, current_epoch, liveness, read_claim
 from ntkpipe.storage.records import Manifest
 from ntkpipe.storage.schema import array_specs
 from ntkpipe.storage.segments import Name
@@ -92,7 +92,11 @@ def gc(url: str | os.PathLike[str], *, dry_run: bool = False) -> Garbage:
     store = open_store(url)
     manifest = Manifest.read(store)
     if dry_run:
-        return _garbage(store, manifest, current_epoch(store))
+        epoch = current_epoch(store)
+        claim = read_claim(store, epoch) if epoch else None
+        # Whoever removes garbage has the next epoch, unless somebody works on the run.
+        is_free = claim is not None and liveness(claim) in ("released", "dead")
+        return _garbage(store, manifest, epoch + is_free)
     config = load_config(manifest.config, stored=True)
     store = open_for_writing(url, config.store)
     with EpochLock(store, config.store.lease_seconds) as lock:

@@ -8,6 +8,7 @@ of the content, and it names no requirements. What a wheel needs must be on the 
 import hashlib
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ def read_wheels(paths: Sequence[str | Path]) -> list[Wheel]:
                 f"{path} is no wheel: expected an existing file such as model-1.0-py3-none-any.whl. Build one with "
                 "`pip wheel --no-deps FOLDER`."
             )
+        if not zipfile.is_zipfile(path):
+            raise ConfigError(f"{path} is no wheel but for its name: it is no archive. Build it again.")
         name = re.sub(r"[-_.]+", "_", match["name"]).lower()
         if name in found:
             raise ConfigError(f"{path} and {found[name].path} are wheels of the same distribution; give one of them.")
@@ -68,6 +71,6 @@ def prepared(wheel: Wheel, folder: Path) -> Path:
                     head, gap, text = data.partition(b"\n\n")
                     data = REQUIREMENT.sub(b"", head + b"\n")[:-1] + gap + text
                 copy.writestr(item, data)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"{wheel.path} cannot be read as a wheel: {error}. Build it again.") from None
     return target

@@ -20,7 +20,7 @@ from ntkpipe.pipeline.cli import (
     upkeep,
 )
 from ntkpipe.pipeline.cli.jobs import Detached
-from ntkpipe.pipeline.cli.terminal import warn, warn_of
+from ntkpipe.pipeline.cli.terminal import lost_output, warn, warn_of
 from ntkpipe.pipeline.submission import check_version
 
 INTERRUPTED = 130
@@ -55,6 +55,13 @@ def main() -> None:
     except NtkPipeError as error:
         warn(f"ntkpipe: {error.message}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        lost = lost_output("\n")
+        if lost is None:
+            warn_of(error)
+        else:
+            warn(f"ntkpipe: {lost}")
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - a traceback must not show what an error's message may not
         warn_of(error)
         sys.exit(1)
@@ -62,4 +69,8 @@ def main() -> None:
         # Typer ends the program without a word when it is interrupted.
         if end.code == INTERRUPTED and not isinstance(end, Detached):
             warn("ntkpipe: interrupted. What was committed is safe; go on with `ntkpipe resume`.")
+        lost = None if end.code else lost_output()
+        if lost is not None:
+            warn(f"ntkpipe: {lost}")
+            sys.exit(1)
         raise

@@ -98,9 +98,10 @@ def print_forecast(console: Console, found: Forecast) -> None:
             f"rates: {group.device.source}",
         )
     _line(console, f"storage {cluster.storage_name}", f"{decimal(found.stored_bytes)}; rates: {cluster.storage.source}")
-    _line(console, "time", f"{time_text(found.seconds)} at the least, by formula ({found.measured})")
+    _line(console, "time", f"about {time_text(found.seconds)}, by formula ({found.measured})")
     if found.price or found.month_price:
-        _line(console, "price", f"{found.price:,.2f} for the run, {found.month_price:,.2f} a month for what is stored")
+        run = f"{found.price:,.2f} for the run" if cluster.has_prices else "of the nodes is not known"
+        _line(console, "price", f"{run}, {found.month_price:,.2f} a month for what is stored")
 
 
 def _described(config: RunConfig, kernel: KernelGeometry) -> str:

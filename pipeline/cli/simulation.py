@@ -65,6 +65,7 @@ def simulate(
     # A mistake is told at once, without PyTorch, which takes a second to import.
     checked = load_config(config, overrides or ())
     from ntkpipe.pipeline.prediction.described import described_cluster
+    from ntkpipe.pipeline.prediction.fitting import misfits
     from ntkpipe.pipeline.prediction.workload import Workload
     from ntkpipe.pipeline.run import plan as plan_run
     from ntkpipe.pipeline.simulation.chance import Chance
@@ -80,6 +81,8 @@ def simulate(
         workload = workload.scaled(parse_samples(samples))
     chance = Chance(task_spread=spread, slow_nodes=slow_nodes, failures=failures, notice_seconds=notice)
     target = described(workload.config.resources)
+    for problem in misfits(workload, target):
+        warn(f"simulated, although `ntkpipe plan` refuses it on {target.name}: {problem.text}")
     found = []
     for one in sweep(workload, target, sizes, measured, chance, seed):
         found.append(one)

@@ -119,7 +119,10 @@ def _document(store: AbstractStore, found: RunStatus | None, news: News | None) 
 
 
 def _lines(store: AbstractStore, found: RunStatus | None, news: News | None) -> Iterator[Line]:
-    if found is None:
+    has_ended = news is not None and news.job is not None and not news.job.is_alive
+    if found is None and has_ended:
+        yield f"submitted, but its job has ended before it began: submit it again ({store.url})"
+    elif found is None:
         yield f"submitted, but no driver has begun it yet ({store.url})"
     else:
         yield from _stored_lines(found)
@@ -128,8 +131,8 @@ def _lines(store: AbstractStore, found: RunStatus | None, news: News | None) -> 
     yield job_text(news)
     if news.is_alive and found is not None and found.epoch < news.record.epoch:
         yield "its driver has not taken the run yet"
-    if news.job is not None and not news.job.is_alive and found is None:
-        yield f"its driver has ended before it began. See what it has printed: {command('logs', store.url)}"
+    if has_ended and found is None:
+        yield f"see what it has printed: {command('logs', store.url)}"
 
 
 def _stored_lines(found: RunStatus) -> Iterator[Line]:

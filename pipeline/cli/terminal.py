@@ -1,7 +1,9 @@
 """What other people have written, on a terminal: sample ids, names and messages cannot move its cursor or colour it."""
 
+import os
 import re
 import shlex
+import sys
 import traceback
 
 import typer
@@ -41,6 +43,24 @@ def warn(text: str) -> None:
 def warn_of(error: Exception) -> None:
     """Print the traceback of an error that ntkpipe did not expect, without secrets."""
     warn(redacted("".join(traceback.format_exception(error))))
+
+
+def lost_output(ending: str = "") -> str | None:
+    """Return why nothing can be printed any more, such as to a full disk, None if it can.
+
+    Args:
+        ending: Is printed: where nothing waits to be written, only another write shows whether one is possible.
+    """
+    try:
+        sys.stdout.write(ending)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would fail to write it once more when it ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return f"what it prints cannot be written: {error.strerror}."
+    return None
 
 
 def _is_harmless(char: str) -> bool:

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from ntkpipe.pipeline.cli.running import Url, resume
 from ntkpipe.pipeline.cli.terminal import command, say
 from ntkpipe.storage import layout
+from ntkpipe.storage.features import PREPARE_STAGE
 from ntkpipe.storage.verify import Finding
 
 SHOWN = 20
@@ -34,7 +35,7 @@ def verify(
     for checked in verify_run(url, repair=repair):
         findings += checked.findings
         if checked.receipt is not None:
-            num_tasks += 1
+            num_tasks += checked.receipt.stage != PREPARE_STAGE
             num_chunks += len(checked.receipt.written)
             num_bytes += checked.receipt.num_bytes
     for finding in findings:

@@ -20,9 +20,10 @@ from ntkpipe.configs.errors import (
 from ntkpipe.pipeline.client.address import RunAddress
 from ntkpipe.pipeline.client.kept import KeptAnswer, KeptAnswers, Question
 from ntkpipe.pipeline.client.pieces import TooLarge
+from ntkpipe.pipeline.query.formats import RUN_HEADER
 
-Parameters = Mapping[str, str]
-"""Of a request; all of them are texts, as in a URL."""
+Parameters = Mapping[str, str | int]
+"""Of a request: texts, numbers and truth values, which JSON tells apart."""
 
 ATTEMPTS: Final = 4
 """At a request that the service is too busy for, or whose connection is lost."""
@@ -63,6 +64,10 @@ class Connection:
             # Proxies of the environment would see what goes to this machine, or what is not encrypted.
             trust_env=address.is_private and not address.is_local,
         )
+
+    def pin(self, run_id: str) -> None:
+        """Ask from now on of this run only; the service refuses to answer of another one that has taken its name."""
+        self._client.headers[RUN_HEADER] = run_id
 
     def close(self) -> None:
         """Close all connections."""
@@ -128,7 +133,8 @@ class Connection:
 
     def _send(self, path: str, parameters: Parameters, headers: dict[str, str]) -> httpx.Response:
         url = f"{self._address.service}{path}"
-        query = urlencode(parameters)
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in parameters.items()}
+        query = urlencode(texts)
         if len(query) > MAX_URL_LENGTH:
             request = self._client.build_request("POST", url, json=dict(parameters), headers=headers)
         else:

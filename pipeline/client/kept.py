@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import final
 
-Question = tuple[str, tuple[tuple[str, str], ...]]
+Question = tuple[str, tuple[tuple[str, str | int], ...]]
 """A path and its parameters."""
 
 

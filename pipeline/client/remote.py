@@ -45,6 +45,7 @@ class RemoteRunReader(AbstractRunReader):
         self._connection = connection
         self._pieces = Pieces()
         self.manifest = self._manifest()
+        connection.pin(self.manifest.run_id)
         self._closed = finalize(self, connection.close)
 
     def close(self) -> None:
@@ -69,7 +70,7 @@ class RemoteRunReader(AbstractRunReader):
         names: list[str] = []
         while len(names) < num:
             stop = min(num, len(names) + NUM_IDS)
-            found = self._document(path, {"start": str(len(names)), "stop": str(stop)}).get("ids")
+            found = self._document(path, {"start": len(names), "stop": stop}).get("ids")
             if not isinstance(found, list) or not 0 < len(found) <= num - len(names):
                 raise self._unexpected(path, f"does not hold the ids {len(names)} to {stop}")
             names += map(str, found)
@@ -116,9 +117,9 @@ class RemoteRunReader(AbstractRunReader):
     ) -> Nearest:
         """Ask for them; the service sorts."""
         path = f"/kernels/{_part(name.kernel)}/neighbors"
-        parameters = {"split": name.rows, "k": str(k), "opposed": "true" if opposed else "false", **_changes(name)}
+        parameters: dict[str, str | int] = {"split": name.rows, "k": k, "opposed": opposed, **_changes(name)}
         if label is not None:
-            parameters["label"] = str(label)
+            parameters["label"] = label
         found = self._connection.try_document(f"{self._path}{path}", parameters | {"rows": _selection(rows)})
         if isinstance(found, TooLarge):
             if len(rows) < 2:
@@ -137,7 +138,9 @@ class RemoteRunReader(AbstractRunReader):
     def spectrum(self, name: MatrixName, max_samples: int) -> Spectrum:
         """Ask for it; the service decomposes."""
         path = f"/kernels/{_part(name.kernel)}/spectrum"
-        found = self._document(path, {"max_samples": str(max_samples), **_changes(name)})
+        # The service decomposes no more than so many rows; what is asked for beyond all samples does not count.
+        num = min(max_samples, self.manifest.geometry.splits[name.rows].num_samples)
+        found = self._document(path, {"max_samples": num, **_changes(name)})
         try:
             energy = found["label_energy"]
             return Spectrum(
@@ -168,7 +171,7 @@ class RemoteRunReader(AbstractRunReader):
     def attributions(self, solution: str, split: str, rows: Positions, target: int | None = None) -> Doubles:
         """Ask for rows; the service multiplies."""
         path = f"/solutions/{_part(solution)}/attributions"
-        parameters = {"split": split} if target is None else {"split": split, "target": str(target)}
+        parameters: dict[str, str | int] = {"split": split} if target is None else {"split": split, "target": target}
         return self._rows(path, rows, parameters).astype(np.float64, copy=False)
 
     def analysis(self, name: str, file: str) -> bytes:
@@ -194,16 +197,18 @@ class RemoteRunReader(AbstractRunReader):
         except (ValueError, KeyError) as error:
             raise self._unexpected("", f"is not what a run is ({str(error).splitlines()[0]})") from None
 
-    def _document(self, path: str, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def _document(self, path: str, parameters: Mapping[str, str | int] | None = None) -> dict[str, Any]:
         return self._connection.document(f"{self._path}{path}", parameters)
 
-    def _whole(self, path: str, parameters: Mapping[str, str] | None = None) -> Array:
+    def _whole(self, path: str, parameters: Mapping[str, str | int] | None = None) -> Array:
         found = self._ask(path, parameters or {})
         if isinstance(found, TooLarge):
             raise found.error
         return found
 
-    def _rows(self, path: str, rows: Positions, parameters: Mapping[str, str] | None = None, *, axis: int = 0) -> Array:
+    def _rows(
+        self, path: str, rows: Positions, parameters: Mapping[str, str | int] | None = None, *, axis: int = 0
+    ) -> Array:
         def ask(some: Positions, _: Positions | None) -> Array | TooLarge:
             found = self._ask(path, {**(parameters or {}), "rows": _selection(some)})
             if not isinstance(found, TooLarge) and (found.ndim <= axis or found.shape[axis] != len(some)):
@@ -213,7 +218,7 @@ class RemoteRunReader(AbstractRunReader):
         return self._pieces.read(path, ask, rows, axis=axis)
 
     def _matrix(
-        self, path: str, parameters: Mapping[str, str], rows: Positions, columns: Positions, width: int = 1
+        self, path: str, parameters: Mapping[str, str | int], rows: Positions, columns: Positions, width: int = 1
     ) -> Array:
         def ask(some: Positions, others: Positions | None) -> Array | TooLarge:
             wanted = (len(some) * width, len(columns if others is None else others) * width)
@@ -225,7 +230,7 @@ class RemoteRunReader(AbstractRunReader):
 
         return self._pieces.read(path, ask, rows, columns, width=width)
 
-    def _ask(self, path: str, parameters: Mapping[str, str]) -> Array | TooLarge:
+    def _ask(self, path: str, parameters: Mapping[str, str | int]) -> Array | TooLarge:
         content = self._connection.request(f"{self._path}{path}", parameters, NPY)
         if isinstance(content, TooLarge):
             return content

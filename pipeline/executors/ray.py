@@ -35,6 +35,7 @@ from ntkpipe.pipeline.scheduling.workers import (
     Trouble,
     WorkerEvent,
 )
+from ntkpipe.pipeline.stopping import leaving_compiled_code
 from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
 from ntkpipe.workers.worker import Worker, describe_failure
 
@@ -142,6 +143,7 @@ class RayWorkers(AbstractWorkers):
         self._leaving: Asking | None = None
         self._has_complained = False
 
+    @leaving_compiled_code()
     def __enter__(self) -> "RayWorkers":
         """Start or join Ray.
 
@@ -165,15 +167,21 @@ class RayWorkers(AbstractWorkers):
         self._specs = {}
         if self._leaving is not None:
             self._leaving.__exit__()
-        self._connection.__exit__()
-        while self._ending:
-            self._see_off()
-            time.sleep(0.01)
+        try:
+            self._connection.__exit__()
+            while self._ending:
+                self._see_off()
+                time.sleep(0.01)
+        finally:
+            # Whoever does not wait for them leaves none behind.
+            for _, place in self._ending:
+                place.kill()
 
     def now(self) -> float:
         """Return the time of this machine."""
         return time.monotonic()
 
+    @leaving_compiled_code()
     def start(self, pool: PoolConfig) -> int:
         """Begin to start a process with what its pool asks for."""
         device, gpus = pool.device, pool.gpus
@@ -199,6 +207,7 @@ class RayWorkers(AbstractWorkers):
         self._processes[worker] = _Process(actor, actor.hello.remote())
         return worker
 
+    @leaving_compiled_code()
     def send(self, worker: int, task: Task, halvings: int) -> None:
         """Call a process."""
         process = self._processes[worker]
@@ -214,6 +223,7 @@ class RayWorkers(AbstractWorkers):
         if process.place is not None:
             self._ending.append((self.now() + ENDING_SECONDS, process.place))
 
+    @leaving_compiled_code()
     def listen(self, timeout_seconds: float) -> list[WorkerEvent]:
         """Collect the answers that are there, and look now and then for nodes that are about to leave."""
         self._see_off()

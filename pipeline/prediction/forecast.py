@@ -1,7 +1,7 @@
-"""What a job takes on a described cluster, stage by stage: a bound by formula, which a simulation of it refines.
+"""What a job takes on a described cluster, stage by stage: an estimate by formula, which a simulation of it refines.
 
 The time of a stage is the longest of three: its workers', its storage's and its driver's. What workers wait for each
-other, failures and nodes that come late are not in it.
+other, failures and nodes that come late are not in it, nor that stages may overlap.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,9 @@ class Forecast:
 
     @property
     def price(self) -> float:
-        """Of the nodes and of the requests; what is kept costs ``month_price``."""
+        """Of the nodes and of the requests; what is kept costs ``month_price``. 0 where a node's price is not known."""
+        if not self.cluster.has_prices:
+            return 0.0
         storage = self.cluster.storage
         reads = sum(stage.num_reads for stage in self.stages)
         # A receipt is one more.

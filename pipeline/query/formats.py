@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,9 @@ MEDIA_TYPES: dict[Format, str] = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",
 }
+
+RUN_HEADER: Final = "ntkpipe-run"
+"""Of a request to a service: the id of the run that it is about, whatever goes by the name in its address by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def _require_table(answer: Answer, form: str) -> None:
     if np.ndim(answer.values) > 2:
         raise ConfigError(
             f"the answer has {np.ndim(answer.values)} axes, which {form} cannot show: features of a layerwise kernel have, "
-            "and attributions to several targets. Choose npy or json, or one target."
+            "and attributions to several targets. Choose npy or json (`--out FILE.npy`), or one target (`--target N`)."
         )
 
 

@@ -27,7 +27,7 @@ from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.matrices import CACHE_BYTES, MatrixReader
 from ntkpipe.storage.matrix import AbstractMatrix
 from ntkpipe.storage.objects import read_npy, read_object
-from ntkpipe.storage.records import Manifest
+from ntkpipe.storage.pinned import PinnedStore
 from ntkpipe.storage.schema import array_specs
 from ntkpipe.storage.solutions import SOLVE_STAGE, SolutionRecord
 from ntkpipe.storage.stores.base import AbstractStore
@@ -54,13 +54,14 @@ class StoredRunReader(AbstractRunReader):
 
     def __init__(self, store: AbstractStore, *, cache: TileCache | None = None, limits: Limits | None = None) -> None:
         self.url = store.url
-        self.manifest = Manifest.read(store)
+        self._pinned = PinnedStore(store)
+        self.manifest = self._pinned.manifest
         geometry = self.manifest.geometry
         cache = TileCache(CACHE_BYTES) if cache is None else cache
         self._store = store
         self._limits = Limits() if limits is None else limits
-        self._ledger = Ledger(store)
-        chunks = ChunkStore(store, read_only=True, specs=array_specs(geometry))
+        self._ledger = Ledger(self._pinned)
+        chunks = ChunkStore(self._pinned, read_only=True, specs=array_specs(geometry))
         self._chunks = CommittedChunks(chunks, self._ledger, cache)
         self.samples = SampleReader(chunks, self._ledger, geometry, cache=cache)
         self._matrices = MatrixReader(chunks, self._ledger, geometry, cache=cache)
@@ -71,7 +72,9 @@ class StoredRunReader(AbstractRunReader):
 
     def status(self) -> RunStatus:
         """Read it from receipts and the lock."""
-        return read_status(self._store, self.manifest)
+        found = read_status(self._store, self.manifest)
+        self._pinned.check()
+        return found
 
     def ids(self, split: str) -> list[str]:
         """Read them."""
@@ -290,4 +293,4 @@ class StoredRunReader(AbstractRunReader):
 
     def _object(self, stage: str, task: str, key: str) -> bytes:
         self._ledger.require(stage, task)
-        return read_object(self._store, self._ledger.receipt(stage, task), key)
+        return read_object(self._pinned, self._ledger.receipt(stage, task), key)

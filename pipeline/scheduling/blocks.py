@@ -39,9 +39,10 @@ def strip_height(geometry: Geometry, kept_sides: int, num_workers: int) -> int:
 def planned_reads(geometry: Geometry, height: int, num_workers: int) -> int:
     """Return how many times the features of a row or a column of blocks are read.
 
-    Every strip stays with one worker, or with several of which each reads its rows. It takes no longer for more samples.
+    Every strip stays with one worker, or with several of which each reads its rows; at the most every block reads both of
+    its sides. It takes no longer for more samples.
     """
-    total = num_strips = 0
+    total = num_strips = needed = 0
     for row_split, column_split in geometry.pairs:
         rows, columns = (
             num_chunks(geometry.splits[split].num_samples, geometry.block_rows) for split in (row_split, column_split)
@@ -51,7 +52,9 @@ def planned_reads(geometry: Geometry, height: int, num_workers: int) -> int:
         # A strip of a symmetric matrix has as many columns as there are rows down to its end.
         total += rows + (step * num * (num - 1) // 2 if row_split == column_split else num * columns)
         num_strips += num
-    return total + height * max(0, num_workers - num_strips)
+        # A block on the diagonal has one side.
+        needed += rows * rows if row_split == column_split else 2 * rows * columns
+    return min(needed, total + height * max(0, num_workers - num_strips))
 
 
 @dataclass(slots=True)

@@ -66,4 +66,5 @@ def not_modified(request: Request, etag: str) -> Response | None:
     if asked is None:
         return None
     known = {part.strip().removeprefix("W/") for part in asked.split(",")}
-    return Response(status_code=304, headers=caching(etag)) if known & {etag, "*"} else None
+    # "*" is for whoever has any answer: it is not known here whether there is one now.
+    return Response(status_code=304, headers=caching(etag)) if etag in known else None

@@ -79,13 +79,23 @@ def array_answer(
 
 
 def accepted(header: str) -> ArrayFormat:
-    """Return the first format that an Accept header names, json if it names none."""
+    """Return the format that an Accept header likes best, the first of those it likes alike; json if it names none."""
+    best, weight = FORMATS[0], 0.0
     for part in header.split(","):
-        media_type = part.partition(";")[0].strip().lower()
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        liking = next((_weight(text) for text in parameters if text.startswith("q=")), 1.0)
         for form in FORMATS:
-            if media_type == MEDIA_TYPES[form]:
-                return form
-    return "json"
+            if media_type == MEDIA_TYPES[form] and liking > weight:
+                best, weight = form, liking
+    return best
+
+
+def _weight(parameter: str) -> float:
+    """Return the weight of a media range; what is no number weighs nothing."""
+    try:
+        return float(parameter.removeprefix("q="))
+    except ValueError:
+        return 0.0
 
 
 def check_cells(service: Service, shape: Sequence[int], form: ArrayFormat) -> int:

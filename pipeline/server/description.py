@@ -14,7 +14,8 @@ VERSION: Final = "1"
 ABOUT: Final = (
     "Stored runs of ntkpipe: kernels, features, solutions and what happened. Nothing is ever written. Arrays come as npy, "
     "Arrow or JSON. Answers that follow from committed data have strong ETags, the same from every process that serves "
-    "the run; what changes is not to be stored. Errors are problem documents (RFC 9457) with a stable `kind`."
+    "the run; what changes is not to be stored. Errors are problem documents (RFC 9457) with a stable `kind`. "
+    "A request with the header `ntkpipe-run`, a run id, is refused with 409 (`run-mismatch`) if another run goes by the name."
 )
 
 _TEMPLATE: Final = "#/components/schemas/{model}"

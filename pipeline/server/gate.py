@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Final, cast, final
+from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -69,6 +70,7 @@ class Gate:
 
     async def _admitted(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         self._guard.check(cast(dict[str, Any], scope))
+        _check_parameters(scope["query_string"])
         if scope["method"] == "OPTIONS":
             await self._options(scope, exchange)
             return
@@ -179,6 +181,19 @@ class Gate:
                 "seconds": round(seconds, 6),
             }
             _access.info("%s", json.dumps(line | ({"cut": True} if exchange.cut else {})))
+
+
+def _check_parameters(query: bytes) -> None:
+    """Refuse a parameter that is given twice, of which one would be passed over.
+
+    Raises:
+        Refusal: Names it.
+    """
+    names: set[str] = set()
+    for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if b"&" in query else ():
+        if name in names:
+            raise Refusal(422, "config", f"parameter {name[:100]!r} is given more than once; give it once.")
+        names.add(name)
 
 
 def route_of(scope: Scope) -> str:

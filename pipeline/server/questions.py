@@ -122,11 +122,24 @@ class CoefficientsForm(ArrayQuestion):
     rows: Selection = ALL
 
 
-class OutputsQuestion(ArrayQuestion):
-    """Asks for the network's outputs."""
+class OutputsOptions(ArrayQuestion):
+    """Which network's outputs."""
 
     member: str | None = Field(None, description="Of a model with several.")
+
+
+class OutputsQuestion(OutputsOptions):
+    """Asks for the network's outputs."""
+
     rows: Text = ALL
+
+
+class OutputsForm(OutputsOptions):
+    """Asks for the network's outputs."""
+
+    model_config = STRICT
+
+    rows: Selection = ALL
 
 
 Target = Annotated[int | None, Field(ge=0, description="A column of the prediction.")]
@@ -159,9 +172,9 @@ class NeighborOptions(Question):
     """Which neighbours."""
 
     split: Split = None
-    k: int = Field(5, ge=1, le=1000, description="How many.")
+    k: int = Field(5, ge=1, description="How many; no more than there are.")
     opposed: bool = Field(False, description="The smallest values are wanted.")
-    label: int | None = Field(None, ge=0, description="Only training samples of this class.")
+    label: int | None = Field(None, description="Only training samples of this class.")
     layers: Layers = ""
     transforms: Transforms = ""
 

@@ -12,16 +12,13 @@ from typing import Final, final
 from ntkpipe.configs.errors import NotFoundError, NtkPipeError, StorageError
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
-from ntkpipe.storage import layout
+from ntkpipe.storage import layout, pinned
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.files import leads_out
 from ntkpipe.storage.stores.keys import check_name
 from ntkpipe.storage.stores.local import LocalRunStore
 from ntkpipe.storage.stores.read_only import ReadOnlyStore
 from ntkpipe.storage.stores.registry import open_store
-
-REMOTE_LOOK_SECONDS: Final = 2.0
-"""A look is a request to an object store."""
 
 MAX_NAME: Final = 255
 
@@ -77,8 +74,7 @@ class Runs:
         self.own_name = self._last_part if self._store.exists(layout.MANIFEST) else None
         self._open_reader = open_reader
         self._max_open = max_open
-        local = "://" not in self._store.url or self._store.url.startswith(("file://", "memory://"))
-        self._look_seconds = look_seconds if look_seconds is not None else 0.0 if local else REMOTE_LOOK_SECONDS
+        self._look_seconds = pinned.look_seconds(self._store) if look_seconds is None else look_seconds
         self._opened: OrderedDict[str, Opened] = OrderedDict()
         self._looked: dict[str, float] = {}
         self._lock = Lock()

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Protocol, TypeVar, cast, final, runtime_check
 
 from fastapi import Depends, Request
 
+from ntkpipe.pipeline.query.formats import RUN_HEADER
 from ntkpipe.pipeline.query.limits import Limits
 from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.pipeline.server.admission import Admission
 from ntkpipe.pipeline.server.metrics import Metrics, Reading
-from ntkpipe.pipeline.server.runs import Opened, Runs
+from ntkpipe.pipeline.server.runs import MAX_NAME, Opened, Runs
 from ntkpipe.pipeline.server.settings import ServerSettings
+from ntkpipe.storage.pinned import require_run
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.tile_cache import TileCache
 
@@ -47,14 +49,23 @@ class Service:
         self._parts: dict[type, object] = {}
         self._lock = Lock()
 
-    def open(self, name: str) -> Opened:
+    def open(self, name: str, request: Request | None = None) -> Opened:
         """Return a run as it is now.
+
+        Args:
+            name: Of the run.
+            request: That may say, in the header ``ntkpipe-run``, of which run it asks whatever goes by that name by now.
 
         Raises:
             NotFoundError: There is none of that name.
+            RunMismatchError: It is not the one that the request is about.
             StorageError: What it is cannot be read.
         """
-        return self.runs.open(name)
+        opened = self.runs.open(name)
+        wanted = None if request is None else request.headers.get(RUN_HEADER)
+        if wanted is not None:
+            require_run(opened.run.manifest, wanted[:MAX_NAME], name)
+        return opened
 
     def told(self, text: str) -> str:
         """Return a message as clients may read it: without places of this machine."""

@@ -229,7 +229,7 @@ def _pools(scene: Scene) -> list[PoolConfig]:
 
 
 def _price(cluster: Cluster, of_nodes: float, workers: SimulatedWorkers, ledger: SimulatedLedger) -> float:
-    if not all(group.price_per_hour for group in cluster.groups):
+    if not cluster.has_prices:
         return 0.0
     storage = cluster.storage
     written = workers.labour.num_writes + ledger.num_committed

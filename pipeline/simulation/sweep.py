@@ -13,6 +13,9 @@ from ntkpipe.pipeline.prediction.workload import Workload
 from ntkpipe.pipeline.simulation.chance import Chance
 from ntkpipe.pipeline.simulation.simulate import Simulated, scene_of, simulate
 
+MAX_NODES: Final = 100_000
+"""Each of them, and of its workers, is an object with a future of its own."""
+
 SLOWEST: Final = 0.99
 """Quantile from which on a task is among the slowest 1 %."""
 
@@ -36,17 +39,21 @@ def sweep(
         seed: Of all random numbers.
 
     Raises:
-        ConfigError: A number of nodes is below that of the groups.
+        ConfigError: A number of nodes is below that of the groups, or above 100,000.
         PlanError: A single sample does not fit the memory that the job allows a worker.
     """
     for num in nodes or [cluster.num_nodes]:
+        if num > MAX_NODES:
+            raise ConfigError(
+                f"{num:,} nodes are too many to be simulated one by one; at most {MAX_NODES:,} are. `ntkpipe plan --cluster` "
+                "predicts by formula, for any number."
+            )
         if num < len(cluster.groups):
             raise ConfigError(
                 f"cluster {cluster.name!r} has {len(cluster.groups)} groups of nodes, which take at least as many nodes; "
                 f"found --nodes {num}."
             )
-        resized = cluster if num == cluster.num_nodes else cluster.scaled(num / cluster.num_nodes)
-        yield simulate(scene_of(workload, resized, calibration, chance, seed))
+        yield simulate(scene_of(workload, cluster.resized(num), calibration, chance, seed))
 
 
 def rows(found: Sequence[Simulated]) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ LONGEST_TEXT = 300
 ADVICE: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full. What was committed is safe: free some space, then run `ntkpipe resume`.",
     errno.EDQUOT: "the disk quota is used up. What was committed is safe: free some space, then `ntkpipe resume`.",
-    errno.EACCES: "permission denied. Choose another place with --out, or change its permissions.",
-    errno.EPERM: "the file system does not permit this, or cannot make hard links. Choose another place with --out.",
-    errno.EROFS: "the file system is read-only. Choose another place with --out.",
-    errno.EEXIST: "a part of the path is a file, not a folder. Choose another place with --out.",
-    errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another place with --out.",
-    errno.ELOOP: "symbolic links of the path lead in circles. Choose another place with --out.",
-    errno.ENAMETOOLONG: "a name is longer than the file system allows. Choose a shorter place with --out, or shorter names.",
+    errno.EACCES: "permission denied. Choose another place, or change its permissions.",
+    errno.EPERM: "the file system does not permit this, or cannot make hard links. Choose another place.",
+    errno.EROFS: "the file system is read-only. Choose another place.",
+    errno.EEXIST: "a part of the path is a file, not a folder. Choose another place.",
+    errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another place.",
+    errno.ELOOP: "symbolic links of the path lead in circles. Choose another place.",
+    errno.ENAMETOOLONG: "a name is longer than the file system allows. Choose a shorter place, or shorter names.",
 }
 
 METADATA_SERVICES = ("169.254.169.254", "metadata.google.internal")

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterable
-from typing import NoReturn, final
+from typing import NoReturn
 
 from ntkpipe.configs.errors import StorageError
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.wrapper import AbstractWrapper
 
 
-@final
 class ReadOnlyStore(AbstractWrapper):
     """Another store, to which nothing is written."""
 

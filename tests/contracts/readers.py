@@ -351,3 +351,15 @@ def test_an_answer_is_the_callers_own(opened):
     found = run.kernel("trntk0")[:, :]
     found[:] = -1
     assert run.kernel("trntk0")[0, 0] == 18
+
+
+def test_scattered_selections_of_any_length_are_asked_for(opened):
+    run, rows = opened(RUN), np.tile([2, 0, 3, 1], 120)
+    exact = whole(run, "pntk")
+    found = run.kernel("pntk").neighbors(rows, 2, label=1)
+    once = run.kernel("pntk").neighbors([2, 0, 3, 1], 2, label=1)
+    assert [[one.sample_id for one in row] for row in found] == [[one.sample_id for one in row] for row in once] * 120
+    assert run.kernel("pntk")[rows, :].tolist() == exact[rows].tolist()
+    assert run.outputs("train", index=rows).tolist() == run.outputs("train")[rows].tolist()
+    contributions = run.attributions("krr", rows, "train", target=0)
+    assert contributions.tolist() == run.attributions("krr", split="train", target=0)[rows].tolist()

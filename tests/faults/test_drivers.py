@@ -172,7 +172,7 @@ def test_a_driver_that_is_told_to_stop_commits_what_it_can_and_leaves(
     fault_table.add("SIGTERM of a driver (job stop)", 1, 1, *compare_runs(run, undisturbed[job]))
 
 
-def endless_job(folder, grace_seconds):
+def endless_job(folder, executor, grace_seconds):
     split = {"kind": "python", "target": "solving:points", "options": {"num": 800, "seed": 0}}
     solve = {"name": "a", "kernel": "laplace", "ridge": 1e-9, "kind": "eigenpro2", "epochs": 10**6, "tolerance": 1e-15}
     return write_job(
@@ -183,15 +183,22 @@ def endless_job(folder, grace_seconds):
             "kernels": [{"kind": "laplace", "bandwidth": 3.0}],
             "solve": [solve],
             "store": {"shard_rows": 400, "block_rows": 400},
-            "resources": {"executor": "serial", "checkpoint_seconds": 0.0, "grace_seconds": grace_seconds},
+            "resources": {
+                "executor": executor,
+                "workers": 1,
+                "checkpoint_seconds": 0.0,
+                "grace_seconds": grace_seconds,
+            },
         },
     )
 
 
-@pytest.mark.parametrize(("grace_seconds", "signals"), [(1.0, 1), (3600.0, 2)])
-def test_a_task_that_takes_longer_than_the_grace_is_left(grace_seconds, signals, tmp_path, fault_table):
+@pytest.mark.parametrize(
+    ("executor", "grace_seconds", "signals"), [("serial", 1.0, 1), ("serial", 3600.0, 2), ("ray", 1.0, 1)]
+)
+def test_a_task_that_takes_longer_than_the_grace_is_left(executor, grace_seconds, signals, tmp_path, fault_table):
     run = tmp_path / "run"
-    process = start("run", endless_job(tmp_path, grace_seconds), "--out", run)
+    process = start("run", endless_job(tmp_path, executor, grace_seconds), "--out", run)
     wait_for(lambda: list((run / "solver").rglob("states/*")))
     for _ in range(signals):
         process.send_signal(signal.SIGTERM)

@@ -1,13 +1,15 @@
 """The command as a user types it."""
 
 import json
+import os
 import shlex
+import subprocess
 
 import golden
 import numpy as np
 import pytest
 import yaml
-from commands import ntkpipe_command
+from commands import COMMAND, ntkpipe_command
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +20,18 @@ def run(tmp_path_factory):
     assert found.returncode == 0, found.stderr
     assert f"ntkpipe status {folder / 'run'}" in found.stdout
     return folder / "run"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_the_output_is_told_in_a_line(run, unbuffered):
+    for words in (("status", run), ("query", run, "kernel/pntk")):
+        with open("/dev/full", "w") as full:
+            found = subprocess.run(
+                [*COMMAND, *map(str, words)], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            )  # fmt: skip
+        assert found.returncode == 1
+        assert found.stderr == "ntkpipe: what it prints cannot be written: No space left on device.\n"
 
 
 def test_status_counts_tasks_and_speaks_json(run):

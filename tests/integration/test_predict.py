@@ -395,6 +395,9 @@ def test_the_command_writes_tables_and_tells_the_error(original, tmp_path):
     )
     assert "4 new samples against 5" in shown.stderr
     assert f"{100 * expected.losses['krr']:.2f} %" in shown.stderr
+    assert "classes that the run does not have" not in shown.stderr
+    strange = invoke(*call, "--option", "extra_class=true", "--solution", "formula")
+    assert "1 new samples are of classes that the run does not have, the first of them" in strange.stderr
     both = invoke(*call, "--out", tmp_path / "both.csv")
     assert (both.exception, both.exit_code) == (None, 0)
     header = (tmp_path / "both.csv").read_text().splitlines()[0]

@@ -106,6 +106,16 @@ def test_what_is_planned_is_what_strips_look_at(train, test, height):
     assert planned_reads(shape, height, 1) == looked_at
 
 
+@given(st.integers(1, 40), st.integers(0, 20), st.integers(1, 20), st.integers(1, 2000))
+def test_no_number_of_workers_reads_more_than_both_sides_of_every_block(train, test, height, num_workers):
+    shape = geometry(train, test)
+    blocks = [
+        task.block for strip in strips(shape, 1) for index in strip.columns for task in strip.column(shape, index)
+    ]
+    sides = sum(len({block.rows, block.columns}) for block in blocks)
+    assert planned_reads(shape, height, num_workers) <= sides
+
+
 def test_a_strip_of_several_rows_saves_most_of_the_reads():
     shape = geometry(60)
     (tasks,) = emptied(queue_of(shape, 8))

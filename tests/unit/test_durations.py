@@ -1,6 +1,7 @@
 """How long tasks are predicted to take."""
 
 from collections import Counter
+from dataclasses import replace
 
 import golden
 import numpy as np
@@ -190,6 +191,13 @@ def test_a_prediction_for_a_billion_samples_takes_no_longer(job):
     assert found.measured == "nominal rates, unmeasured"
 
 
+def test_the_price_of_requests_is_not_told_for_that_of_a_run_on_nodes_of_unknown_price(job):
+    cluster = load_cluster("8xh100@s3")
+    assert not cluster.has_prices
+    assert forecast(job, cluster).price == 0
+    assert forecast(job, cluster).month_price > 0
+
+
 def test_more_nodes_take_less_time_and_cost_the_same_work(job):
     job = job.scaled({"train": 1_000_000})
     one, ten = (forecast(job, load_cluster(f"{num}xcpu@local-disk")) for num in (1, 10))
@@ -200,15 +208,15 @@ def test_more_nodes_take_less_time_and_cost_the_same_work(job):
     assert one.stages[0].worker_seconds == pytest.approx(10 * ten.stages[0].worker_seconds, rel=0.01)
 
 
-def test_money_is_nodes_times_hours_and_requests(job, tmp_path):
-    from dataclasses import replace
-
+def test_money_is_nodes_times_hours_and_requests(job):
     cluster = load_cluster("1xcpu@s3")
-    free = forecast(job, cluster)
-    paid = forecast(job, replace(cluster, groups=(replace(cluster.groups[0], price_per_hour=3600.0),)))
-    assert paid.price - free.price == pytest.approx(paid.seconds)
-    assert 0 < free.price < 0.01
-    assert free.month_price == pytest.approx(23 * free.stored_bytes / 1e12)
+    cheap, dear = (
+        forecast(job, replace(cluster, groups=(replace(cluster.groups[0], price_per_hour=price),)))
+        for price in (3600.0, 7200.0)
+    )
+    assert dear.price - cheap.price == pytest.approx(cheap.seconds)
+    assert 0 < cheap.price - cheap.seconds < 0.01
+    assert cheap.month_price == pytest.approx(23 * cheap.stored_bytes / 1e12)
 
 
 def test_a_scaled_job_is_the_one_with_so_many_samples(tmp_path):

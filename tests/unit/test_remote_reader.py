@@ -1,8 +1,10 @@
 """Runs answer the same from storage and through a service: one contract, kept by both readers."""
 
 import gc
+import shutil
 from urllib.parse import quote
 
+import golden
 import numpy as np
 import pytest
 from answers import questions
@@ -10,7 +12,7 @@ from contracts.readers import *
 from serving import serving
 
 import ntkpipe
-from ntkpipe.configs.errors import ConfigError, NotFoundError, StorageError
+from ntkpipe.configs.errors import ConfigError, NotFoundError, RunMismatchError, StorageError
 
 TOKEN = "a-token-of-these-tests"
 RUNS = (RUN, "half", "members", "plain")
@@ -43,6 +45,40 @@ def opened(request, root):
         return lambda name: ntkpipe.open_run(root / name)
     url, token = request.getfixturevalue(request.param).url, TOKEN if request.param == "service" else None
     return lambda name: ntkpipe.connect(f"{url}/v1/runs/{quote(name)}", token)
+
+
+@pytest.fixture
+def place(root):
+    """A folder below the root for a single test."""
+    yield root / "place"
+    shutil.rmtree(root / "place")
+
+
+def test_a_run_that_has_taken_the_place_of_the_one_that_was_opened_is_refused(opened, root, place, tmp_path):
+    for folder, ids in ((place, IDS), (tmp_path / "other", IDS[::-1])):
+        data = {"splits": DATA["splits"] | {"train": SPLIT | {"options": {"ids": ids}}}}
+        ntkpipe.run(golden.config(model=MODEL, data=data, kernels=KERNELS[:3], solve=SOLVE[:1], store=STORE), folder)
+    run = opened("place")
+    near = run.neighbors(IDS[1], 2, kernel="pntk")
+    place.rename(tmp_path / "before")
+    with pytest.raises(NotFoundError):
+        run.predictions("krr", "test")
+    (tmp_path / "other").rename(place)
+    for ask in (run.status, lambda: run.predictions("krr", "test"), lambda: run.neighbors(IDS[1], 2, kernel="trntk")):
+        with pytest.raises(RunMismatchError, match="another run than the one that was opened"):
+            ask()
+    assert opened("place").neighbors(IDS[2], 2, kernel="pntk") != near
+    place.rename(tmp_path / "other")
+    (tmp_path / "before").rename(place)
+    assert run.predictions("krr", "test").shape == (4, 2)
+
+
+def test_more_than_there_is_may_be_asked_for(root, service):
+    for run in (ntkpipe.open_run(root / RUN), ntkpipe.connect(f"{service.url}/v1/runs/{quote(RUN)}", TOKEN)):
+        assert run.neighbors(IDS[0], 10**20, kernel="pntk") == run.neighbors(IDS[0], 3, kernel="pntk")
+        assert run.spectrum("pntk", max_samples=10**20).num_samples == len(IDS)
+        with pytest.raises(NotFoundError):
+            run.neighbors(IDS[0], kernel="pntk", label=-1)
 
 
 @pytest.mark.parametrize("name", RUNS)

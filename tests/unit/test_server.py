@@ -95,6 +95,32 @@ def test_entries_come_as_npy_arrow_and_json_by_parameter_or_accept_header(app):
     np.testing.assert_allclose(table.column(IDS[3]).to_numpy(), expected[:, 1], atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/x-npy;q=0, application/json", "application/json"),
+        ("application/json;q=0.1, application/x-npy;q=0.9", "application/x-npy"),
+        ("application/x-npy; q=0.5, application/json", "application/json"),
+        ("application/x-npy;q=much", "application/json"),
+        ("text/html, */*", "application/json"),
+    ],
+)
+def test_of_formats_that_are_accepted_the_most_welcome_one_comes(app, accept, kind):
+    assert ask(app, f"{BASE}/kernels/pntk", headers={"accept": accept}).headers["content-type"] == kind
+
+
+def test_a_parameter_that_is_given_twice_is_refused_by_name(app):
+    found = problem(ask(app, f"{BASE}/kernels/pntk?rows=0&cols=1&r%6Fws=1"), 422, "config")
+    assert "'rows' is given more than once" in found["detail"]
+
+
+def test_a_request_about_another_run_than_goes_by_the_name_is_refused(app):
+    run_id = ask(app, BASE).json()["manifest"]["run_id"]
+    for path in ("", "/status", "/events", "/kernels/pntk?rows=0", "/splits/train/ids"):
+        assert ask(app, f"{BASE}{path}", headers={"ntkpipe-run": run_id}).status_code == 200
+        problem(ask(app, f"{BASE}{path}", headers={"ntkpipe-run": "another"}), 409, "run-mismatch")
+
+
 def test_ids_of_any_characters_select_in_a_posted_list(app):
     path = f"{BASE}/kernels/pntk"
     found = npy(ask(app, path, "POST", json={"rows": IDS[::-1], "cols": [0, -1], "format": "npy"}))
@@ -244,7 +270,7 @@ def test_an_etag_answers_304_without_reading_and_changes_with_the_format_and_the
     assert first.headers["cache-control"] == "private, no-cache"
     etag = first.headers["etag"]
     assert ask(app, path).headers["etag"] == etag
-    for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
+    for known in (etag, f'"other", {etag}', f"W/{etag}"):
         same = ask(app, path, headers={"if-none-match": known})
         assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
     others = [
@@ -257,6 +283,9 @@ def test_an_etag_answers_304_without_reading_and_changes_with_the_format_and_the
     assert posted.status_code == 304
     manifest = ask(app, BASE)
     assert ask(app, BASE, headers={"if-none-match": manifest.headers["etag"]}).status_code == 304
+    # Whoever has "any" answer is told what there is, which may be that there is none.
+    assert ask(app, path, headers={"if-none-match": "*"}).status_code == 200
+    problem(ask(app, "/v1/runs/half/kernels/pntk", headers={"if-none-match": "*"}), 409, "chunk-not-ready")
 
 
 def test_an_answer_that_is_too_large_is_refused_with_the_limit_before_it_is_read(root):

@@ -350,9 +350,9 @@ def test_more_requests_than_may_be_under_way_are_told_to_come_back(root, monkeyp
     app = make(root, max_requests=2)
     opening, open_run = threading.Event(), app.service.open
 
-    def slow(name):
+    def slow(name, request):
         opening.wait(10)
-        return open_run(name)
+        return open_run(name, request)
 
     monkeypatch.setattr(app.service, "open", slow)
     timer = threading.Timer(0.5, opening.set)
@@ -371,10 +371,10 @@ def test_an_answer_that_takes_too_long_is_given_up_but_counts_until_its_thread_e
     app = make(root, answer_seconds=0.2)
     ending, left, open_run = threading.Event(), threading.Event(), app.service.open
 
-    def slow(name):
+    def slow(name, request):
         ending.wait(10)
         left.set()
-        return open_run(name)
+        return open_run(name, request)
 
     monkeypatch.setattr(app.service, "open", slow)
 

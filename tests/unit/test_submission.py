@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ntkpipe
-from ntkpipe.configs.errors import ConfigError, NotFoundError, PlanError
+from ntkpipe.configs.errors import ConfigError, NotFoundError, PlanError, RunMismatchError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline import credentials, jobs, submission
 from ntkpipe.pipeline.cli import app
@@ -133,8 +133,8 @@ def test_what_is_no_wheel_is_refused(tmp_path):
     for path in ("model.zip", "missing-1.0-py3-none-any.whl"):
         with pytest.raises(ConfigError, match="is no wheel"):
             read_wheels([tmp_path / path])
-    with pytest.raises(ConfigError, match="cannot be read as a wheel"):
-        prepared(*read_wheels([tmp_path / "model-1.0-py3-none-any.whl"]), tmp_path)
+    with pytest.raises(ConfigError, match="it is no archive"):
+        read_wheels([tmp_path / "model-1.0-py3-none-any.whl"])
     (tmp_path / "more").mkdir()
     with pytest.raises(ConfigError, match="of the same distribution"):
         read_wheels([wheel(tmp_path), wheel(tmp_path / "more", "Model-2.0-py3-none-any.whl")])
@@ -255,6 +255,9 @@ def test_a_run_that_was_never_submitted_shows_its_events_and_cannot_be_stopped(t
     assert re.fullmatch(r"\S+Z epoch 1 finish \{.*\}\n", shown.stdout)
     refused = CliRunner().invoke(app, ["stop", run.url])
     assert isinstance(refused.exception, NotFoundError)
+    assert "never submitted" in refused.exception.message
+    mistaken = CliRunner().invoke(app, ["stop", str(tmp_path / "rum")])
+    assert "is not a run" in mistaken.exception.message
     state = CliRunner().invoke(app, ["status", run.url, "--json", "--watch"])
     assert json.loads(state.stdout)["job"] is None
 
@@ -317,6 +320,35 @@ def test_whoever_submits_a_run_while_another_one_ships_its_code_does_not_submit_
     found = submission._place(cluster, store, store.url, config, 1, shipment)
     assert found.outcome == "attached"
     assert taken == {found.submission_id} == {job.submission_id for job in recorded_jobs(store)}
+
+
+def test_a_wheel_with_damaged_content_is_named(tmp_path):
+    path = tmp_path / "model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.py", "text = 1\n" * 100)
+    content = bytearray(path.read_bytes())
+    content[len("model.py") + 30 : len("model.py") + 36] = b"\xff" * 6
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be read as a wheel"):
+        prepared(*read_wheels([path]), tmp_path)
+
+
+def test_a_job_of_another_configuration_is_not_taken_for_that_of_this_one(tmp_path):
+    store, cluster = open_store(tmp_path / "run"), Cluster("http://a:1")
+    config, other = (load_config(golden.config(kernels=[{"kind": kind}], solve=[])) for kind in ("ck", "pntk"))
+    shipment, jobs = submission._Shipment([], "", "submit"), {}
+
+    def submit(name, _entrypoint, _environment, metadata):
+        jobs[name] = Job(name, "pending", "", None, 0.0, metadata)
+        return True
+
+    cluster.submit, cluster.find = submit, jobs.get
+    first = submission._place(cluster, store, store.url, config, 1, shipment)
+    assert submission._place(cluster, store, store.url, config, 1, shipment).submission_id == first.submission_id
+    with pytest.raises(RunMismatchError, match="is to carry out another configuration"):
+        submission._place(cluster, store, store.url, other, 1, shipment)
+    with pytest.raises(NotFoundError, match="submit it again"):
+        submission.resume_on(store.url, address=cluster.address)
 
 
 def test_a_job_that_its_cluster_has_forgotten_does_not_hide_the_one_after_it(tmp_path):

@@ -27,7 +27,7 @@ _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 @router.get("", response_model=FileList, responses={304: {"description": "Unchanged."}, **problems(409)})
 def files(request: Request, service: ServiceOf, run: RunName, analysis: AnalysisName) -> Response:
     """List the files of an analysis."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     found = [key.rpartition("/")[2] for key in opened.run.analysis_files(analysis)]
     return answered(
         request,
@@ -56,7 +56,7 @@ def file(
     file: Annotated[str, Path(description="One of its files, such as summary.json.")],
 ) -> Response:
     """Return a file of an analysis."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     found = [key.rpartition("/")[2] for key in opened.run.analysis_files(analysis)]
     if file not in found:
         raise NotFoundError(f"analysis {analysis!r} has left no {file[:100]!r}. Its files are: {', '.join(found)}.")

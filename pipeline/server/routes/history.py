@@ -43,13 +43,14 @@ Stage = Annotated[str, Path(description="Such as features, kernel or solve.")]
 
 @router.get("/runs/{run}/events", response_model=EventList, responses=problems())
 def events(
+    request: Request,
     service: ServiceOf,
     run: RunName,
     after: Annotated[int, Query(ge=0, le=2**53, description="How many were seen.")] = 0,
     limit: Limit = 500,
 ) -> Response:
     """Tell what happened, as it was logged, oldest first; what cannot be read is left out."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     found = islice(read_events(opened.store), after, after + limit)
     page = [_finite(redacted_values(dict(event.fields))) for event in found]
     return document(EventList(events=page, next=after + len(page)))
@@ -60,7 +61,7 @@ def events(
 )
 def timeline(request: Request, service: ServiceOf, run: RunName) -> Response:
     """Tell who worked on what and when, summed up from all events as in `ntkpipe report`."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     # Segments of the log are written once, so that their names and sizes tell what is in them.
     etag = etag_of(opened.digest, "timeline", *opened.store.sizes(layout.EVENTS).items())
     same = not_modified(request, etag)
@@ -70,9 +71,9 @@ def timeline(request: Request, service: ServiceOf, run: RunName) -> Response:
 
 
 @router.get("/runs/{run}/failures", response_model=FailureList, responses=problems())
-def failures(service: ServiceOf, run: RunName) -> Response:
+def failures(request: Request, service: ServiceOf, run: RunName) -> Response:
     """List failed attempts, the latest thousand; those that cannot be read are left out."""
-    store, found = service.open(run).store, []
+    store, found = service.open(run, request).store, []
     for key, data in store.get_many(store.names(layout.FAILED)):
         with suppress(StorageError):
             if data is not None:
@@ -86,6 +87,7 @@ def failures(service: ServiceOf, run: RunName) -> Response:
 
 @router.get("/runs/{run}/receipts/{stage}", response_model=ReceiptList, responses=problems())
 def receipts(
+    request: Request,
     service: ServiceOf,
     run: RunName,
     stage: Stage,
@@ -93,7 +95,7 @@ def receipts(
     limit: Limit = 100,
 ) -> Response:
     """List finished tasks of a stage by their ids."""
-    ledger = _ledger(service.open(run), stage)
+    ledger = _ledger(service.open(run, request), stage)
     tasks = sorted(ledger.committed(stage))
     start = bisect_right(tasks, after) if after else 0
     page = tasks[start : start + limit]
@@ -114,7 +116,7 @@ def receipt(
     task: Annotated[str, Path(description="The id of a task; it may have slashes.")],
 ) -> Response:
     """Return a receipt: what a task has written, with checksums, when, and by whom."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     _require_name(f"{stage}/{task}", f"{stage} task {task}")
     found = _ledger(opened, stage).receipt(stage, task)
     etag = etag_of(opened.digest, found.seal, found.model_dump_json())

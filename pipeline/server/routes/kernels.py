@@ -92,7 +92,7 @@ def diagonal(
     question: Annotated[DiagonalQuestion, Query()],
 ) -> Response:
     """Return K(x, x) of a split before any normalisation, (N,); (N, C) for a kernel of (sample, output) pairs."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     split = question.split or opened.run.train_split
     ids = opened.run.ids(split)
     shape, _ = opened.run.shape_of(kernel, of_samples=True)
@@ -109,7 +109,7 @@ def diagonal(
 def _entries(
     request: Request, service: Service, run: str, kernel: str, rows: Rows, cols: Rows, options: MatrixOptions
 ) -> Response:
-    opened = service.open(run)
+    opened = service.open(run, request)
     query = opened.run.kernel(
         kernel,
         options.row_split,
@@ -135,7 +135,7 @@ def _errors(
 ) -> Response:
     if options.layers or options.transforms or options.missing != "raise":
         raise ConfigError("standard errors are those of the kernel itself: leave layers, transforms and missing out.")
-    opened = service.open(run)
+    opened = service.open(run, request)
     query = opened.run.standard_errors(kernel, options.row_split, options.column_split)
     row_split, column_split = (split or opened.run.train_split for split in (options.row_split, options.column_split))
     width = opened.run.shape_of(kernel)[0].width
@@ -161,7 +161,7 @@ def _features(
     rows: Rows,
     question: ArrayQuestion,
 ) -> Response:
-    opened = service.open(run)
+    opened = service.open(run, request)
     split = split or opened.run.train_split
     found = opened.run.features[kernel, split]
     at = selected(opened.run, split, rows)

@@ -57,7 +57,7 @@ def overview(
     run: RunName, kernel: KernelName, asked: Annotated[OrderedAsked, Query()], service: ServiceOf, request: Request
 ) -> Response:
     """Start to make the picture of a matrix, or tell all that is needed to show it. It is made once and kept in memory."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     query = opened.run.kernel(kernel, **asked.options)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
@@ -93,7 +93,7 @@ def tile(
     request: Request,
 ) -> Response:
     """Draw 256 by 256 pixels. At level 0 one tile shows the whole matrix; every level has twice the pixels per side."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     query = opened.run.kernel(kernel, **asked.options)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
@@ -117,10 +117,15 @@ def tile(
     summary="The order in which samples are drawn",
 )
 def order(
-    run: RunName, kernel: KernelName, order: OrderText, asked: Annotated[OrderAsked, Query()], service: ServiceOf
+    run: RunName,
+    kernel: KernelName,
+    order: OrderText,
+    asked: Annotated[OrderAsked, Query()],
+    service: ServiceOf,
+    request: Request,
 ) -> Response:
     """Return the positions of samples, and their ids, in drawn order."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     query = opened.run.kernel(kernel, **asked.options)
     split = asked.split or query.name.rows
     ids = opened.run.ids(split)
@@ -137,9 +142,11 @@ def order(
     responses=BUILDING | problems(404, 409, 413, 422),
     summary="What a pixel of a kernel shows",
 )
-def hover(run: RunName, kernel: KernelName, asked: Annotated[HoverAsked, Query()], service: ServiceOf) -> Response:
+def hover(
+    run: RunName, kernel: KernelName, asked: Annotated[HoverAsked, Query()], service: ServiceOf, request: Request
+) -> Response:
     """Tell the samples of an entry and its value, or the mean behind the pixel that holds it."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     query = opened.run.kernel(kernel, **asked.options)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
@@ -166,9 +173,9 @@ def hover(run: RunName, kernel: KernelName, asked: Annotated[HoverAsked, Query()
     responses=BUILDING | problems(404, 409, 422),
     summary="How alike two kernels are",
 )
-def compare(run: RunName, asked: Annotated[CompareAsked, Query()], service: ServiceOf) -> Response:
+def compare(run: RunName, asked: Annotated[CompareAsked, Query()], service: ServiceOf, request: Request) -> Response:
     """Compare two kernels of the same training samples: of one run, or of two."""
-    one = service.open(run).run
+    one = service.open(run, request).run
     other = service.open(asked.with_run).run if asked.with_run is not None else one
     first, second = one.kernel(asked.one, **asked.options), other.kernel(asked.other, **asked.options)
     found = gallery_of(service).comparison(one, first.name, other, second.name)

@@ -40,7 +40,7 @@ def list_runs(
 )
 def manifest(request: Request, service: ServiceOf, run: RunName) -> Response:
     """Tell what a run is: configuration, geometry, fingerprints, versions. Secrets of the environment are redacted."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     etag = etag_of(opened.digest, "manifest")
     found = not_modified(request, etag)
     if found is not None:
@@ -50,9 +50,9 @@ def manifest(request: Request, service: ServiceOf, run: RunName) -> Response:
 
 
 @router.get("/runs/{run}/status", response_model=StatusDocument, responses=problems())
-def status(service: ServiceOf, run: RunName) -> Response:
+def status(request: Request, service: ServiceOf, run: RunName) -> Response:
     """Tell how far a run is, counted from its receipts."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     found = dataclasses.asdict(opened.run.status())
     told = {**found, "url": opened.name, "failures": [service.told(text) for text in found["failures"]]}
     return document(StatusDocument.model_validate(told))

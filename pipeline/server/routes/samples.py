@@ -41,7 +41,7 @@ def picture(run: RunName, split: SplitName, sample: SampleName, service: Service
 
     The data set is loaded in the background when its first sample is asked for.
     """
-    opened = service.open(run)
+    opened = service.open(run, request)
     position = position_of(opened.run, split, sample)
     shown = shelf_of(service).show(opened.run, opened.store, split, position)
     if isinstance(shown, Building):
@@ -59,9 +59,9 @@ def picture(run: RunName, split: SplitName, sample: SampleName, service: Service
     responses=problems(404, 422),
     summary="A sample",
 )
-def sample(run: RunName, split: SplitName, sample: SampleName, service: ServiceOf) -> Response:
+def sample(run: RunName, split: SplitName, sample: SampleName, service: ServiceOf, request: Request) -> Response:
     """Tell what is known of a sample, and how it can be shown; ``loading`` until its data set is at hand: ask again."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     position = position_of(opened.run, split, sample)
     shown = shelf_of(service).show(opened.run, opened.store, split, position)
     labels = opened.run.labels(split)

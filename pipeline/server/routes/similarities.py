@@ -66,7 +66,7 @@ def spectrum(
 
     With ``Prefer: respond-async`` a client is not kept waiting, but told to ask again.
     """
-    opened = service.open(run)
+    opened = service.open(run, request)
     name = opened.run.kernel(kernel, layers=parts(question.layers), transforms=parts(question.transforms)).name
     num_samples, width = len(opened.run.ids(name.rows)), opened.run.shape_of(kernel)[0].width
 
@@ -103,21 +103,20 @@ def _neighbors(
     rows: str | list[int] | list[str],
     options: NeighborOptions,
 ) -> Response:
-    opened = service.open(run)
+    opened = service.open(run, request)
     query = opened.run.kernel(kernel, options.split, layers=parts(options.layers), transforms=parts(options.transforms))
     if query.width > 1:
         raise ConfigError("rows of a kernel of (sample, output) pairs are no samples; ask another for neighbors.")
     name = query.name
-    at = selected(opened.run, name.rows, rows)
-    limit = service.settings.max_json_cells // 8
-    if len(at) * options.k > limit:
+    at, num_columns = selected(opened.run, name.rows, rows), len(opened.run.ids(name.columns))
+    k, limit = min(options.k, num_columns), service.settings.max_json_cells // 8
+    if len(at) * k > limit:
         raise TooLargeError(
-            f"that would be {len(at) * options.k:,} neighbours; one answer has at most {limit:,}.",
+            f"that would be {len(at) * k:,} neighbours; one answer has at most {limit:,}.",
             limit=limit,
-            asked=len(at) * options.k,
+            asked=len(at) * k,
         )
-    num_columns = len(opened.run.ids(name.columns))
-    which = (name, digest_of(at), options.k, options.opposed, options.label)
+    which = (name, digest_of(at), k, options.opposed, options.label)
 
     def etag() -> str:
         every = np.arange(num_columns)
@@ -125,8 +124,8 @@ def _neighbors(
         return etag_of(opened.digest, "neighbors", *which, *version)
 
     def make(etag: str | None) -> Response:
-        take_memory(request, service, len(at) * options.k * NEIGHBOR_BYTES + (64 << 20))
-        found = opened.reader.nearest(name, at, options.k, opposed=options.opposed, label=options.label)
+        take_memory(request, service, len(at) * k * NEIGHBOR_BYTES + (64 << 20))
+        found = opened.reader.nearest(name, at, k, opposed=options.opposed, label=options.label)
         service.metrics.read(len(at) * num_columns)
         return document(_listed(opened, name, at, found), etag)
 

@@ -41,7 +41,7 @@ Rows = str | list[int] | list[str]
 @router.get("", response_model=SolutionRecord, responses=SAME)
 def record(request: Request, service: ServiceOf, run: RunName, solution: SolutionName) -> Response:
     """Tell how a solution was found and how well it solves its system."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     opened.run.num_targets(solution)  # there is one of that name
     return answered(
         request,
@@ -119,7 +119,7 @@ def attribution_summary(
     question: Annotated[SummaryQuestion, Query()],
 ) -> Response:
     """Tell which training samples speak most for and against a prediction, and what each class contributes."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     split = question.split or opened.run.train_split
     at = _single(selected(opened.run, split, question.sample))
     opened.run.ids(opened.run.train_split)  # there are as many as the manifest says
@@ -146,7 +146,7 @@ def extra(
     question: Annotated[ArrayQuestion, Query()],
 ) -> Response:
     """Return something else that a solution's solver found, such as a path of ridges."""
-    opened = service.open(run)
+    opened = service.open(run, request)
     # Small, and of a shape that only its content tells.
     found = np.atleast_1d(opened.run.solution_extra(solution, what))
     wanted = Wanted(
@@ -162,7 +162,7 @@ def extra(
 def _coefficients(
     request: Request, service: Service, run: str, solution: str, rows: Rows, form: ArrayFormat | None
 ) -> Response:
-    opened = service.open(run)
+    opened = service.open(run, request)
     geometry = opened.run.manifest.geometry
     split = geometry.train_split
     opened.run.solution_record(solution)
@@ -186,7 +186,7 @@ def _predictions(
     rows: Rows,
     form: ArrayFormat | None,
 ) -> Response:
-    opened = service.open(run)
+    opened = service.open(run, request)
     geometry = opened.run.manifest.geometry
     split = split or opened.run.train_split
     opened.run.solution_record(solution)
@@ -209,7 +209,7 @@ def _attributions(
     rows: Rows,
     question: AttributionsQuestion | AttributionsForm,
 ) -> Response:
-    opened = service.open(run)
+    opened = service.open(run, request)
     geometry = opened.run.manifest.geometry
     split, train = question.split or opened.run.train_split, opened.run.train_split
     opened.run.solution_record(solution)

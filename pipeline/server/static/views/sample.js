@@ -119,7 +119,8 @@ function walk(page, run, split, told, geometry) {
     event.preventDefault();
     const text = input.value.trim();
     if (!text) return;
-    location.hash = to(/^\d+$/.test(text) && Number(text) < num ? text : `id:${text}`);
+    const isPlace = /^\d+$/.test(text) && Number(text) < num;
+    location.hash = to(isPlace || text.startsWith("id:") ? text : `id:${text}`);
   };
   const splits = splitsOf(geometry);
   return el(
