@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ntkpipe.configs.errors import ConfigError, NtkPipeError
+from ntkpipe.configs.errors import ConfigError, NotFoundError, NtkPipeError
 from ntkpipe.pipeline.cli.opening import TokenFile, check_no_token, is_service, opened, read_token
 from ntkpipe.pipeline.cli.output import write_answer
 from ntkpipe.pipeline.cli.selection import read_selection
@@ -100,6 +100,8 @@ def _row(url: str) -> tuple[Text, str | Text, str, str]:
     """Return name, state and progress of a run."""
     try:
         found = open_run(url).status()
+    except NotFoundError:
+        return cell(""), "not begun", "", ""
     except NtkPipeError as error:
         return cell(""), cell(f"unreadable: {error.message}"), "", ""
     done, total = (sum(getattr(stage, key) for stage in found.stages) for key in ("done", "total"))

@@ -160,6 +160,7 @@ class RayWorkers(AbstractWorkers):
             raise
         return self
 
+    @leaving_compiled_code()
     def __exit__(self, *exception: object) -> None:
         """End the workers, and Ray if it was started here."""
         for worker in list(self._processes):

@@ -16,7 +16,7 @@ import ntkpipe
 from ntkpipe.configs.errors import ConfigError, NotFoundError, PlanError, RunMismatchError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline import credentials, jobs, submission
-from ntkpipe.pipeline.cli import app
+from ntkpipe.pipeline.cli import app, inspecting
 from ntkpipe.pipeline.jobserver import Job, JobServer, checked_address
 from ntkpipe.pipeline.wheels import prepared, read_wheels
 from ntkpipe.storage.jobs import SUBMISSION_ID, JobRecord, record_job, recorded_jobs
@@ -232,6 +232,14 @@ def test_what_no_cluster_could_do_is_refused_before_it_is_asked(monkeypatch, tmp
     with pytest.raises(NotFoundError, match="is not a run"):
         submission.resume_on(tmp_path / "run", address=NOWHERE)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_no_driver_has_begun_is_listed_with_its_job(monkeypatch, tmp_path):
+    url = str(tmp_path / "r")
+    monkeypatch.setattr(inspecting, "_jobs_of_runs", lambda _: {url: "j-1: failed"})
+    shown = CliRunner().invoke(app, ["list", "--address", NOWHERE], env={"COLUMNS": "200"})
+    assert (shown.exit_code, "not begun" in shown.stdout, "j-1: failed" in shown.stdout) == (0, True, True)
+    assert "unreadable" not in shown.stdout
 
 
 def test_a_configuration_is_read_from_the_environment(monkeypatch):

@@ -19,7 +19,7 @@ def resolve(target: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{target}: module {error.name!r} cannot be imported. Install it, or start ntkpipe in the folder that holds it."
+            f"{target}: module {error.name!r} cannot be imported. Install it, start ntkpipe in the folder that holds it, or ship its wheel to the cluster (--wheel)."
         ) from None
     found = getattr(module, name, None)
     if not callable(found):

@@ -5,7 +5,7 @@ import { count } from "../format.js";
 
 const REMEDIES = {
   unreachable: "Is it running, and is this machine connected? Try again when it is.",
-  "chunk-not-ready": "The run has not got there yet: try again when it has.",
+  "chunk-not-ready": "The run has not got there yet. If nobody works on it, `ntkpipe resume URL` goes on with it.",
   "corrupt-chunk": "What is stored is damaged or gone: `ntkpipe verify URL --repair` computes it again.",
   storage: "The store did not answer as it should. Try again in a while.",
   error: "This is a defect of the service; its log names it by the number above.",
