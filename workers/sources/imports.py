@@ -19,7 +19,8 @@ def resolve(target: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{target}: module {error.name!r} cannot be imported. Install it, start ntkpipe in the folder that holds it, or ship its wheel to the cluster (--wheel)."
+            f"{target}: module {error.name!r} cannot be imported. Install it, start ntkpipe in the folder that holds it, or "
+            "ship its wheel to the cluster (--wheel)."
         ) from None
     found = getattr(module, name, None)
     if not callable(found):
