@@ -112,7 +112,7 @@ def test_a_client_without_torch_submits_a_run_that_equals_one_in_its_own_process
     assert f"expects ntkpipe 9.9.9, but {TESTS.parent}" in failed.stdout
     assert f"is ntkpipe {ntkpipe.__version__}" in failed.stdout
     state = done(client, "status", run)
-    assert "no driver has begun it yet" in state
+    assert "its job has ended before it began: submit it again" in state
     assert "failed (exit code 2)" in state
     assert "Finished in" in done(client, *submit)
     serial = ntkpipe.run(golden.config(), tmp_path / "serial")
