@@ -107,7 +107,7 @@ def moto_server(folder: Path) -> Iterator[S3Service]:
     """Run moto's server, which keeps objects in memory; about a second to start."""
     (port,) = free_ports(1)
     service = S3Service("moto", f"http://127.0.0.1:{port}")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, str(Path(__file__).with_name("moto_in_turns.py")), str(port)]
     with running(command, folder, lambda: _make_bucket(service)):
         yield service
 
