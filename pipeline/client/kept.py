@@ -30,7 +30,7 @@ class KeptAnswers:
 
     @property
     def num_bytes(self) -> int:
-        """Of the contents that are kept."""
+        """Of what is kept, questions included."""
         return self._num_bytes
 
     def get(self, question: Question) -> KeptAnswer | None:
@@ -43,12 +43,17 @@ class KeptAnswers:
 
     def put(self, question: Question, answer: KeptAnswer) -> None:
         """Keep an answer; one that is larger than everything together may be is not kept."""
-        if len(answer.content) > self._max_bytes:
+        num_bytes = _num_bytes(question, answer)
+        if num_bytes > self._max_bytes:
             return
         with self._lock:
             replaced = self._answers.pop(question, None)
-            self._num_bytes += len(answer.content) - (0 if replaced is None else len(replaced.content))
+            self._num_bytes += num_bytes - (0 if replaced is None else _num_bytes(question, replaced))
             self._answers[question] = answer
             while self._num_bytes > self._max_bytes:
-                _, dropped = self._answers.popitem(last=False)
-                self._num_bytes -= len(dropped.content)
+                self._num_bytes -= _num_bytes(*self._answers.popitem(last=False))
+
+
+def _num_bytes(question: Question, answer: KeptAnswer) -> int:
+    """Return what is held: positions that lie apart take more than the entries at them."""
+    return len(answer.content) + len(question[0]) + sum(len(name) + len(str(value)) for name, value in question[1])

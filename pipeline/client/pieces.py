@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from ntkpipe.configs.errors import NtkPipeError
+from ntkpipe.configs.errors import NtkPipeError, TooLargeError
 from ntkpipe.pipeline.query.names import Positions
 from ntkpipe.storage.arrays import Array
 
@@ -33,7 +33,7 @@ Piece = tuple[slice, slice]
 
 @final
 class Pieces:
-    """Asks for arrays, and remembers how much may be asked for at once. Thread safe.
+    """Asks for arrays, and remembers how large an answer may be. Thread safe.
 
     Whoever is told that it was too much asks for fewer rows, and of a single row for fewer columns. An array in pieces takes
     its own memory and that of one piece.
@@ -64,6 +64,7 @@ class Pieces:
         if most is not None and sizes[0] * sizes[1] > most:
             pending = deque(_parts(pending.popleft(), sizes[0] * sizes[1] / most, columns is not None))
         values: Array | None = None
+        refused: tuple[int, NtkPipeError] | None = None
         while pending:
             piece = pending.popleft()
             found = ask(rows[piece[0]], None if columns is None else columns[piece[1]])
@@ -71,9 +72,12 @@ class Pieces:
                 parts = _parts(piece, found.ratio, columns is not None)
                 if len(parts) == 1:
                     raise found.error
-                self._most[of] = _num_cells(piece) / found.ratio
+                refused = _num_cells(piece), found.error
                 pending.extendleft(reversed(parts))
                 continue
+            if refused is not None:
+                self._remember(of, *refused, found.size / _num_cells(piece))
+                refused = None
             if not pending and values is None:
                 return found
             if values is None:
@@ -89,6 +93,11 @@ class Pieces:
             values[tuple(place)] = found
         assert values is not None
         return values
+
+    def _remember(self, of: str, num_cells: int, error: NtkPipeError, values_per_cell: float) -> None:
+        """Remember a limit of the answer's size. One of what has to be read for it depends on where the samples lie."""
+        if isinstance(error, TooLargeError) and error.limit and error.asked == num_cells * values_per_cell:
+            self._most[of] = error.limit / values_per_cell
 
 
 def _num_cells(piece: Piece) -> int:

@@ -201,6 +201,12 @@ class SpectrumQuestion(Question):
     transforms: Transforms = ""
 
 
+class SpectrumForm(SpectrumQuestion):
+    """Asks for eigenvalues."""
+
+    model_config = STRICT
+
+
 class DiagonalQuestion(ArrayQuestion):
     """Asks for a diagonal."""
 

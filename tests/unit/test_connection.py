@@ -368,11 +368,14 @@ def test_answers_are_kept_by_bytes_the_last_used_ones():
         kept.put((name, ()), KeptAnswer('"1"', b"x" * 40))
         assert kept.get(("a", ()))
     assert kept.get(("b", ())) is None
-    assert kept.num_bytes == 80
+    assert kept.num_bytes == 82
     kept.put(("a", ()), KeptAnswer('"2"', b"x" * 10))
     kept.put(("large", ()), KeptAnswer('"1"', b"x" * 101))
-    assert (kept.num_bytes, kept.get(("large", ()))) == (50, None)
+    assert (kept.num_bytes, kept.get(("large", ()))) == (52, None)
     assert kept.get(("a", ())).etag == '"2"'
+    # Which samples were asked for is a text that may be longer than the answer.
+    kept.put(("a", (("rows", "1," * 50),)), KeptAnswer('"1"', b"x"))
+    assert kept.num_bytes == 52
 
 
 def test_long_selections_go_into_the_body(server, connection):
@@ -401,7 +404,8 @@ def test_what_is_too_large_is_asked_for_in_pieces(limit, width):
     def ask(rows, columns):
         asked.append(len(rows) * len(columns))
         if asked[-1] > limit:
-            return TooLarge(asked[-1] / limit, TooLargeError("too much"))
+            error = TooLargeError("too much", limit=limit * width**2, asked=asked[-1] * width**2)
+            return TooLarge(asked[-1] / limit, error)
         at = [(one[:, None] * width + np.arange(width)).ravel() for one in (rows, columns)]
         return values[np.ix_(*at)]
 
@@ -414,6 +418,24 @@ def test_what_is_too_large_is_asked_for_in_pieces(limit, width):
     assert pieces.read("a", ask, rows, columns, width=width).shape == (5 * width, 7 * width)
     # What was learned is remembered: only the columns of single rows are found to be too much again.
     assert sum(size > limit for size in asked[first:]) <= (5 if limit < 7 else 0)
+
+
+def test_a_limit_of_what_has_to_be_read_is_not_taken_for_one_of_the_answer():
+    values, asked = np.arange(64 * 64).reshape(64, 64), []
+
+    def ask(rows, columns):
+        asked.append(len(rows) * len(columns))
+        num_bytes = len(np.unique(rows // 8)) * len(np.unique(columns // 8)) * 512
+        if num_bytes > 8 * 512:
+            return TooLarge(num_bytes / (8 * 512), TooLargeError("apart", limit=8 * 512, asked=num_bytes))
+        return values[np.ix_(rows, columns)]
+
+    pieces = Pieces()
+    apart, together = np.arange(0, 64, 8), np.arange(8)
+    assert np.array_equal(pieces.read("a", ask, apart, apart), values[np.ix_(apart, apart)])
+    asked.clear()
+    assert np.array_equal(pieces.read("a", ask, together, np.arange(64)), values[:8])
+    assert asked == [8 * 64]
 
 
 def test_rows_of_arrays_with_more_axes_are_asked_for_in_pieces():

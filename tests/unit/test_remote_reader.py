@@ -96,6 +96,17 @@ def test_every_question_has_the_same_bytes_for_an_answer(root, service, name):
         assert (found.dtype, found.shape, found.tobytes()) == (expected.dtype, expected.shape, expected.tobytes()), what
 
 
+def test_no_question_is_too_long_for_a_service(root, service, monkeypatch):
+    monkeypatch.setattr("ntkpipe.pipeline.client.connection.MAX_URL_LENGTH", 25)
+    stored, remote = ntkpipe.open_run(root / RUN), ntkpipe.connect(f"{service.url}/v1/runs/{quote(RUN)}", TOKEN)
+    asked = questions(stored) | {
+        "spectrum": lambda run=stored: run.spectrum("trntk0", layers=["*"]).eigenvalues,
+    }
+    for what, ask in questions(remote).items():
+        assert np.array_equal(ask(), asked[what]()), what
+    assert np.array_equal(asked["spectrum"](remote), asked["spectrum"]())
+
+
 def test_what_a_service_gives_in_pieces_is_the_whole(root, narrow):
     stored, remote = ntkpipe.open_run(root / RUN), ntkpipe.connect(f"{narrow.url}/v1/runs/{quote(RUN)}")
     assert stored.kernel("full").shape == (8, 8)

@@ -21,6 +21,7 @@ from ntkpipe.pipeline.server.questions import (
     NeighborOptions,
     NeighborQuestion,
     RunName,
+    SpectrumForm,
     SpectrumQuestion,
 )
 from ntkpipe.pipeline.server.runs import Opened
@@ -66,6 +67,18 @@ def spectrum(
 
     With ``Prefer: respond-async`` a client is not kept waiting, but told to ask again.
     """
+    return _spectrum(request, service, run, kernel, question)
+
+
+@router.post("/spectrum", response_model=SpectrumDocument, responses=SAME | BUILDING)
+def spectrum_of_form(
+    request: Request, service: ServiceOf, run: RunName, kernel: KernelName, question: SpectrumForm
+) -> Response:
+    """Return the same for lists of layers that are too long for a query string."""
+    return _spectrum(request, service, run, kernel, question)
+
+
+def _spectrum(request: Request, service: Service, run: str, kernel: str, question: SpectrumQuestion) -> Response:
     opened = service.open(run, request)
     name = opened.run.kernel(kernel, layers=parts(question.layers), transforms=parts(question.transforms)).name
     num_samples, width = len(opened.run.ids(name.rows)), opened.run.shape_of(kernel)[0].width
