@@ -97,6 +97,11 @@ class MatrixReader:
             kernel, _ = self._geometry.matrix(reference)
         return self.matrix(reference, row_split, column_split, cache_bytes=0)
 
+    def num_leaves(self, reference: str) -> int:
+        """Return how many stored matrices one is made of, each as often as it is read; takes nothing but the geometry."""
+        kernel, _ = self._geometry.matrix(reference)
+        return 1 if kernel.derived is None else sum(self.num_leaves(parent) for parent in kernel.parents)
+
     def _matrix(
         self, source: CommittedChunks, reference: str, pair: tuple[str, str], component: str | None
     ) -> AbstractMatrix:

@@ -10,6 +10,7 @@ import numpy as np
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.pipeline.query.names import ClassShare, Doubles, MatrixName, Positions
 from ntkpipe.pipeline.query.reader import AbstractRunReader
+from ntkpipe.pipeline.query.selection import rows_of_samples
 from ntkpipe.storage.arrays import Array
 from ntkpipe.workers.analyses.ranking import NOBODY, Leaders
 
@@ -47,8 +48,7 @@ def attributions(
     coefficients_NT = reader.solution(solution).astype(np.float64)
     kernel, _ = reader.manifest.geometry.matrix(name.kernel)
     num, width = len(coefficients_NT), kernel.width
-    at = rows if width == 1 else (rows[:, np.newaxis] * width + np.arange(width)).ravel()
-    entries = reader.entries(name, at, np.arange(num * width), "raise").astype(np.float64)
+    entries = reader.entries(name, rows_of_samples(rows, width), np.arange(num * width), "raise").astype(np.float64)
     if width > 1:
         outputs = slice(None) if target is None else slice(target, target + 1)
         pairs_MCNC = entries.reshape(len(rows), width, num, width)[:, outputs]

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.query.attributions import checked_target, extremes, shares
 from ntkpipe.pipeline.query.names import AttributionSummary, Doubles, Index, MatrixName, Nearest, Neighbor, Positions
@@ -41,8 +43,7 @@ def summary_of(
     run: "Run", solution: str, sample: str | int, split: str, target: int | None, k: int
 ) -> AttributionSummary:
     """Return a prediction in parts; see :meth:`Run.attribution_summary`."""
-    if k < 0:
-        raise ConfigError(f"k = {k} must be at least 0.")
+    _check_count(k, 0)
     row, num_targets = run.positions([sample], split), run.num_targets(solution)  # type: ignore[arg-type]
     predictions_T = run.predictions(solution, split)[row[0]]
     if target is None:
@@ -64,14 +65,18 @@ def summary_of(
 
 
 def _check_neighbors(run: "Run", name: MatrixName, k: int) -> None:
-    if k < 1:
-        raise ConfigError(f"k = {k} must be at least 1.")
+    _check_count(k, 1)
     if run.shape_of(name.kernel)[0].width > 1:
         raise ConfigError("rows of a kernel of (sample, output) pairs are no samples; ask for neighbors under another.")
     if name.columns != run.train_split:
         raise ConfigError(
             f"neighbors are samples of split {run.train_split!r}; the columns are those of {name.columns!r}."
         )
+
+
+def _check_count(k: int, least: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < least:
+        raise ConfigError(f"k = {k!r} must be a whole number and at least {least}.")
 
 
 def _classes(run: "Run") -> Array | None:

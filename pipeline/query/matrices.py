@@ -9,7 +9,7 @@ from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.query.explained import neighbors_by_class_of, neighbors_of
 from ntkpipe.pipeline.query.formats import Answer
 from ntkpipe.pipeline.query.names import Doubles, Index, MatrixName, Missing, Neighbor, Positions, Spectrum, Transform
-from ntkpipe.pipeline.query.selection import is_single
+from ntkpipe.pipeline.query.selection import is_single, rows_of_samples
 from ntkpipe.pipeline.query.spectra import DEFAULT_SAMPLES
 from ntkpipe.pipeline.query.transforms import checked_transforms
 from ntkpipe.pipeline.query.views import names_of_rows, to_dask, to_xarray
@@ -87,7 +87,7 @@ class KernelQuery:
             missing: ``nan`` returns NaN for entries that are not committed yet.
         """
         at = _positions(self._run, self.name, rows, columns)
-        at_rows, at_columns = (self._entries(positions) for positions in at)
+        at_rows, at_columns = (rows_of_samples(positions, self.width) for positions in at)
         values = self._run.reader.entries(self.name, at_rows, at_columns, missing)
         return values if self.width > 1 else _without_single(values, rows, columns)
 
@@ -172,10 +172,6 @@ class KernelQuery:
         """
         return to_xarray(self, self._run, missing)
 
-    def _entries(self, positions: Positions) -> Positions:
-        """Return the rows of the matrix that belong to samples."""
-        return positions if self.width == 1 else (positions[:, None] * self.width + np.arange(self.width)).ravel()
-
 
 @final
 class ErrorQuery:
@@ -183,12 +179,14 @@ class ErrorQuery:
 
     Attributes:
         shape: (N, M); (N C, M C) for a kernel of (sample, output) pairs.
+        width: C of such a kernel, else 1.
     """
 
     def __init__(self, run: "Run", name: MatrixName) -> None:
         self._run = run
         self._matrix = KernelQuery(run, name)
         self.shape = self._matrix.shape
+        self.width = self._matrix.width
 
     def __getitem__(self, index: tuple[Index, Index]) -> Doubles:
         """Return the standard errors at all pairs of rows and columns, float64; zeros for an exact kernel.
@@ -198,10 +196,10 @@ class ErrorQuery:
             NotFoundError: A position or id does not exist.
         """
         rows, columns = _pair(index, "standard errors are")
-        name, width = self._matrix.name, self._matrix.width
+        name = self._matrix.name
         at = _positions(self._run, name, rows, columns)
-        if width > 1:
-            return np.zeros((len(at[0]) * width, len(at[1]) * width))
+        if self.width > 1:
+            return np.zeros((len(at[0]) * self.width, len(at[1]) * self.width))
         return _without_single(self._run.reader.errors(name, *at), rows, columns)
 
 

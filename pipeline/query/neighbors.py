@@ -62,7 +62,8 @@ def nearest_by_class(
         ConfigError: The training split has no classes.
     """
     classes, own = training_classes(reader), name.rows == name.columns
-    found = {int(label): Leaders(len(rows), k, opposed=opposed) for label in np.unique(classes)}
+    sizes = zip(*np.unique(classes, return_counts=True), strict=True)
+    found = {int(label): Leaders(len(rows), min(k, int(size)), opposed=opposed) for label, size in sizes}
     for at, part in rectangles(rows, np.arange(len(classes)), reader.manifest.geometry.block_rows, HELD_VALUES):
         values = reader.entries(name, rows[at], part, "raise")
         same = rows[at, np.newaxis] == part

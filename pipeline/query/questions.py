@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntkpipe.configs.base import nearest_name, unknown_name
-from ntkpipe.configs.errors import ConfigError, NotFoundError, TooLargeError
+from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.query.formats import Answer
+from ntkpipe.pipeline.query.limits import Limits
 from ntkpipe.pipeline.query.matrices import ErrorQuery, KernelQuery
 from ntkpipe.pipeline.query.names import Index, Missing, Positions
+from ntkpipe.pipeline.query.selection import positions_of
 from ntkpipe.pipeline.query.spectra import DEFAULT_SAMPLES
 from ntkpipe.pipeline.query.views import names_of_rows
 
 if TYPE_CHECKING:
     from ntkpipe.pipeline.query.run import Run
 
-MAX_CELLS = 200_000_000
-"""A question whose answer has more values is refused: 1.6 GB in float64."""
+LIMITS = Limits()
+"""Of an answer, whose ids take memory before any reader sees the request."""
 
 QUESTIONS = (
     "kernel/NAME[/ROWS-COLUMNS]",
@@ -115,9 +117,10 @@ def ask(run: "Run", what: str, details: Details) -> Answer:
         case "extra", [name, found]:
             return _extra(run, name, found, details.rows)
         case "outputs", [split, member]:
-            at = run.positions(details.rows, split)
-            return Answer(run.outputs(split, member)[at], _ids(run, split, at))
-        case "outputs" | "labels" | "ids", split if len(split) <= 1:
+            return _outputs(run, split, member, details.rows)
+        case "outputs", split if len(split) <= 1:
+            return _outputs(run, _split(run, split), None, details.rows)
+        case "labels" | "ids", split if len(split) <= 1:
             return _rows(run, kind, "", _split(run, split), details.rows)
     raise ConfigError(_unanswerable(run, what, kind))
 
@@ -189,10 +192,10 @@ def _entries(run: "Run", matrix: KernelQuery | ErrorQuery, sides: tuple[str, str
     at, columns = (
         run.positions(text, split) for text, split in zip((details.rows, details.columns), sides, strict=True)
     )
-    width = matrix.width if isinstance(matrix, KernelQuery) else 1
-    _check_cells(len(at) * len(columns) * width**2)
+    LIMITS.check(len(at) * len(columns) * matrix.width**2)
     row_ids, column_ids = (
-        names_of_rows(_ids(run, split, positions), width) for split, positions in zip(sides, (at, columns), strict=True)
+        names_of_rows(_ids(run, split, positions), matrix.width)
+        for split, positions in zip(sides, (at, columns), strict=True)
     )
     if isinstance(matrix, KernelQuery):
         return Answer(matrix.read(at, columns, missing=details.missing), row_ids, column_ids)
@@ -205,7 +208,7 @@ def _rows(run: "Run", kind: str, name: str, split: str, rows: Index) -> Answer:
     match kind:
         case "features":
             found = run.features[name, split]
-            _check_cells(len(at) * found.num_values)
+            LIMITS.check(len(at) * found.num_values)
             return Answer(found[at], ids)
         case "diagonal":
             return Answer(run.diagonal(name, split)[at], ids)
@@ -213,8 +216,6 @@ def _rows(run: "Run", kind: str, name: str, split: str, rows: Index) -> Answer:
             return Answer(run.solution(name)[at], ids)
         case "prediction":
             return Answer(run.predictions(name, split)[at], ids)
-        case "outputs":
-            return Answer(run.outputs(split)[at], ids)
         case "ids":
             return Answer(at, ids, ["position"])
     labels = run.labels(split)
@@ -223,22 +224,15 @@ def _rows(run: "Run", kind: str, name: str, split: str, rows: Index) -> Answer:
     return Answer(labels[at], ids)
 
 
+def _outputs(run: "Run", split: str, member: str | None, rows: Index) -> Answer:
+    at = run.positions(rows, split)
+    return Answer(run.outputs(split, member, at), _ids(run, split, at))
+
+
 def _extra(run: "Run", name: str, what: str, rows: Index) -> Answer:
     """Return what a solver has left beside a solution; its rows are no samples, and a single number is one row."""
-    values, selected = np.atleast_1d(run.solution_extra(name, what)), rows
-    num = len(values)
-    if isinstance(selected, slice):
-        at = list(range(num))[selected]
-    elif isinstance(selected, np.ndarray) and selected.dtype == bool:
-        if len(selected) != num:
-            raise ConfigError(f"a mask of {len(selected)} values cannot select from {num} rows of {what!r}.")
-        at = np.flatnonzero(selected).tolist()
-    else:
-        for item in selected:  # type: ignore[union-attr]
-            if isinstance(item, str) or not -num <= item < num:
-                raise NotFoundError(f"{what!r} of solution {name!r} has no row {item!r}; its {num} rows are numbered.")
-        at = [int(item) % num for item in selected]  # type: ignore[union-attr]
-    _check_cells(values[at].size)
+    values = np.atleast_1d(run.solution_extra(name, what))
+    at = positions_of(rows, len(values), f"rows of {what!r} of solution {name!r}")
     return Answer(values[at], [str(position) for position in at], row_kind="row")
 
 
@@ -266,7 +260,7 @@ def _attribution(run: "Run", name: str, split: str, details: Details) -> Answer:
     at, columns = run.positions(details.rows, split), run.positions(details.columns, run.train_split)
     num_targets = run.num_targets(name)
     target = 0 if num_targets == 1 and details.target is None else details.target
-    _check_cells(len(at) * len(run.sample_ids) * (num_targets if target is None else 1))
+    LIMITS.check(len(at) * len(run.sample_ids) * (num_targets if target is None else 1))
     values = run.attributions(name, at, split, target=target)[:, columns]
     return Answer(values, _ids(run, split, at), _ids(run, run.train_split, columns))
 
@@ -274,12 +268,3 @@ def _attribution(run: "Run", name: str, split: str, details: Details) -> Answer:
 def _ids(run: "Run", split: str, at: Positions) -> list[str]:
     names = run.ids(split)
     return [names[position] for position in at]
-
-
-def _check_cells(num_cells: int) -> None:
-    if num_cells > MAX_CELLS:
-        raise TooLargeError(
-            f"that would be {num_cells:,} values; ask for at most {MAX_CELLS:,} at a time: choose rows, columns.",
-            limit=MAX_CELLS,
-            asked=num_cells,
-        )

@@ -1,10 +1,12 @@
 """From what a user writes, between brackets or as text, to positions in a split."""
 
 import re
+from collections.abc import Callable
 from threading import Lock
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
 from ntkpipe.configs.errors import ConfigError, NotFoundError
 from ntkpipe.pipeline.query.names import Index, Positions
@@ -36,7 +38,7 @@ def parse_selection(text: str) -> slice | list[int] | list[str]:
         return [part.removeprefix("id:") for part in parts]
     if all(len(part) <= MAX_DIGITS and _NUMBER.fullmatch(part) for part in parts):
         return [int(part) for part in parts]
-    raise ConfigError(f"{_shown(text)} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER.")
+    raise ConfigError(f"{_shown(repr(text))} selects no samples; write 0:10, 3, 1,5,7, id:NAME or id:NAME,id:OTHER.")
 
 
 def is_single(index: Index) -> bool:
@@ -45,7 +47,85 @@ def is_single(index: Index) -> bool:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def positions_of(index: Index, num: int, what: str, find: Callable[[str], int | None] = lambda name: None) -> Positions:
+    """Turn any index into positions.
+
+    Args:
+        index: A position, a name, a slice of positions, several of either, or a mask.
+        num: How many there are to choose from.
+        what: They are, such as ``samples of split 'train'``.
+        find: Returns the position of a name, None if there is none.
+
+    Raises:
+        NotFoundError: A position or name does not exist.
+        ConfigError: The index is of no known form.
+    """
+    if isinstance(index, slice):
+        try:
+            return np.arange(num)[index]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{index} is no slice of positions ({error}); write such as 0:10.") from None
+    if isinstance(index, np.ndarray) and index.ndim == 1 and index.dtype.kind in "iub":
+        return _chosen(index, num, what) if index.dtype.kind == "b" else _inside(index, num, what)
+    items = _items(index, what)
+    if items and all(isinstance(item, bool | np.bool_) for item in items):
+        return _chosen(np.array(items, dtype=bool), num, what)
+    return np.array([_position(item, num, what, find) for item in items], dtype=np.int64)
+
+
+def _items(index: Any, what: str) -> list[Any]:
+    if is_single(index):
+        return [index]
+    if isinstance(index, np.ndarray) and index.ndim != 1:
+        raise ConfigError(f"an array of shape {index.shape} cannot select from {what}; expected one axis.")
+    try:
+        return list(index)
+    except TypeError:
+        raise ConfigError(
+            f"{_shown(repr(index))} cannot select from {what}; expected a position, a name, a slice, a list of either or a mask."
+        ) from None
+
+
+def _chosen(mask: npt.NDArray[np.bool_], num: int, what: str) -> Positions:
+    if len(mask) != num:
+        raise ConfigError(f"a mask of {len(mask)} values cannot select from {num} {what}.")
+    return np.flatnonzero(mask)
+
+
+def _inside(positions: npt.NDArray[np.integer], num: int, what: str) -> Positions:
+    """Return positions counted from the beginning; they are compared before they are converted, which could wrap."""
+    outside = positions >= num
+    if positions.dtype.kind == "i":
+        outside |= positions < -num
+    if outside.any():
+        raise _outside(positions[outside][0], num, what)
+    found = positions.astype(np.int64)
+    return np.where(found < 0, found + num, found)
+
+
+def _position(item: Any, num: int, what: str, find: Callable[[str], int | None]) -> int:
+    if isinstance(item, str):
+        found = find(item)
+        if found is None:
+            raise NotFoundError(f"{_shown(repr(item))} is none of the {num} {what}.")
+        return found
+    if isinstance(item, bool | np.bool_) or not isinstance(item, int | np.integer):
+        raise ConfigError(f"{_shown(repr(item))} is neither a position nor a name among the {num} {what}.")
+    if not -num <= item < num:
+        raise _outside(item, num, what)
+    return int(item) % num
+
+
+def _outside(item: Any, num: int, what: str) -> NotFoundError:
+    return NotFoundError(f"position {_shown(str(item))} is outside of the {num} {what}.")
+
+
+def rows_of_samples(samples: Positions, width: int) -> Positions:
+    """Return the rows of a matrix that belong to samples: C for each of them for a kernel of (sample, output) pairs."""
+    return samples if width == 1 else (samples[:, np.newaxis] * width + np.arange(width)).ravel()
 
 
 @final
@@ -69,18 +149,7 @@ class Ids:
             NotFoundError: A sample id or position does not exist.
             ConfigError: The index is of no known form.
         """
-        if isinstance(index, slice):
-            return np.arange(len(self.names))[index]
-        if isinstance(index, np.ndarray) and index.dtype.kind in "iu" and index.ndim == 1:
-            return self._checked(index.astype(np.int64))
-        items: list[Any] = [index] if is_single(index) else list(index)  # type: ignore[arg-type]
-        if items and all(isinstance(item, bool | np.bool_) for item in items):
-            if len(items) != len(self.names):
-                raise ConfigError(
-                    f"a mask of {len(items)} values cannot select from {len(self.names)} samples of {self._split!r}."
-                )
-            return np.flatnonzero(np.array(items, dtype=bool))
-        return np.array([self._position(item) for item in items], dtype=np.int64)
+        return positions_of(index, len(self.names), f"samples of split {self._split!r}", self._known)
 
     def find(self, name: str) -> int | None:
         """Return the position of a sample id, None if it is not in the split."""
@@ -90,24 +159,11 @@ class Ids:
                     self._positions = {text: position for position, text in enumerate(self.names)}
         return self._positions.get(name)
 
-    def _checked(self, positions: Positions) -> Positions:
-        outside = (positions < -len(self.names)) | (positions >= len(self.names))
-        if outside.any():
-            self._position(int(positions[outside][0]))
-        return np.where(positions < 0, positions + len(self.names), positions)
-
-    def _position(self, item: Any) -> int:
-        num = len(self.names)
-        if isinstance(item, str):
-            found = self.find(item)
-            if found is None:
-                raise NotFoundError(
-                    f"split {self._split!r} has no sample {_shown(item)}. Its {num} ids run from {self.names[0]!r} to "
-                    f"{self.names[-1]!r}."
-                )
-            return found
-        if not isinstance(item, int | np.integer):
-            raise ConfigError(f"{item!r} is neither a position nor a sample id.")
-        if not -num <= item < num:
-            raise NotFoundError(f"position {item} is outside split {self._split!r} with {num} samples.")
-        return int(item) % num
+    def _known(self, name: str) -> int:
+        found = self.find(name)
+        if found is None:
+            raise NotFoundError(
+                f"split {self._split!r} has no sample {_shown(repr(name))}. Its {len(self.names)} ids run from "
+                f"{self.names[0]!r} to {self.names[-1]!r}."
+            )
+        return found

@@ -5,6 +5,7 @@ import numpy as np
 from ntkpipe.configs.errors import ConfigError, TooLargeError
 from ntkpipe.pipeline.query.names import Doubles, MatrixName, Positions, Spectrum
 from ntkpipe.pipeline.query.reader import AbstractRunReader
+from ntkpipe.pipeline.query.selection import rows_of_samples
 from ntkpipe.workers.analyses.base import evenly_spaced
 from ntkpipe.workers.analyses.decomposition import decompose
 
@@ -46,7 +47,7 @@ def spectrum(reader: AbstractRunReader, name: MatrixName, max_samples: int) -> S
             asked=size,
         )
     at = evenly_spaced(num_samples, max_samples)
-    rows = at if kernel.width == 1 else (at[:, np.newaxis] * kernel.width + np.arange(kernel.width)).ravel()
+    rows = rows_of_samples(at, kernel.width)
     eigenvalues, energy = decompose(
         reader.entries(name, rows, rows, "raise"), _targets(reader, name.rows, at, kernel.width)
     )

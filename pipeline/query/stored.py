@@ -8,13 +8,14 @@ from typing import Final, final
 import numpy as np
 
 from ntkpipe.configs.errors import CorruptChunkError
-from ntkpipe.configs.kernels.derived import SumConfig
+from ntkpipe.configs.kernels.derived import ScaledConfig, SumConfig
 from ntkpipe.pipeline.query.attributions import attributions, solved_matrix
 from ntkpipe.pipeline.query.estimates import standard_errors
 from ntkpipe.pipeline.query.limits import Limits
 from ntkpipe.pipeline.query.names import Doubles, MatrixName, Missing, Nearest, Positions, Spectrum
 from ntkpipe.pipeline.query.neighbors import nearest
 from ntkpipe.pipeline.query.reader import AbstractRunReader
+from ntkpipe.pipeline.query.selection import rows_of_samples
 from ntkpipe.pipeline.query.spectra import spectrum
 from ntkpipe.pipeline.query.versions import Versions
 from ntkpipe.pipeline.status import RunStatus, read_status
@@ -150,10 +151,11 @@ class StoredRunReader(AbstractRunReader):
 
     def num_bytes(self, name: MatrixName, rows: Positions, columns: Positions) -> int:
         """Return how many bytes the chunks have that entries are made of, means that are not known yet included."""
-        num_layers, num_bytes = max(1, len(name.layers)), 0
-        for matrix, at_rows, at_columns in self._needed(name, rows, columns):
-            num_bytes += matrix.num_tiles(at_rows, at_columns) * matrix.tile_bytes * num_layers
-        return num_bytes
+        num_leaves = self._matrices.num_leaves(name.kernel) * max(1, len(name.layers))
+        return num_leaves * sum(
+            matrix.num_tiles(at_rows, at_columns) * matrix.tile_bytes
+            for matrix, at_rows, at_columns in self._needed(name, rows, columns)
+        )
 
     def _check_rows(self, rows: Positions, width: int) -> None:
         geometry = self.manifest.geometry
@@ -163,6 +165,7 @@ class StoredRunReader(AbstractRunReader):
 
     def errors(self, name: MatrixName, rows: Positions, columns: Positions) -> Doubles:
         """Compare the two halves of the features."""
+        self._limits.check(len(rows) * len(columns))
         return standard_errors(self, name, rows, columns)
 
     def features(self, kernel: str, split: str, rows: Positions) -> Array:
@@ -259,16 +262,21 @@ class StoredRunReader(AbstractRunReader):
 
     def diagonal_version(self, kernel: str, split: str) -> str:
         """Return a name for the content of everything that a diagonal is made of."""
-        geometry, parts = self.manifest.geometry, [self._versions.samples(split)]
-        of = [geometry.matrix(kernel)[0]]
-        for shape in of:
-            of += [geometry.matrix(parent)[0] for parent in shape.parents]
+        geometry = self.manifest.geometry
+        train, parts = geometry.train_split, []
+        of = [(geometry.matrix(kernel)[0], split)]
+        for shape, one in of:
+            parts.append(self._versions.samples(one))
             if shape.statistic_dim is not None:
-                splits = dict.fromkeys((split, geometry.train_split))
-                parts += [self.samples.statistic_version(shape.name, one) for one in splits]
-            if (split, split) in geometry.pairs and isinstance(shape.derived, SumConfig):
-                every = np.arange(geometry.splits[split].num_samples)
-                parts.append(self.version(MatrixName(shape.name, split, split), every, every))
+                parts += [self.samples.statistic_version(shape.name, some) for some in dict.fromkeys((one, train))]
+            if (one, one) in geometry.pairs and isinstance(shape.derived, SumConfig):
+                every = np.arange(geometry.splits[one].num_samples)
+                parts.append(self.version(MatrixName(shape.name, one, one), every, every))
+            # Without a factor it is the mean of the training split's that all of them are divided by.
+            by_mean = isinstance(shape.derived, ScaledConfig) and shape.derived.factor is None
+            for parent in shape.parents:
+                sides = ((geometry.matrix(parent)[0], side) for side in ((one, train) if by_mean else (one,)))
+                of += [side for side in sides if side not in of]
         return self._versions.joined(kernel, *parts)
 
     def samples_version(self, split: str) -> str:
@@ -283,9 +291,9 @@ class StoredRunReader(AbstractRunReader):
         """Return a name for the content of everything that attributions are made of."""
         name = solved_matrix(self, solution, split)
         width = self.manifest.geometry.matrix(name.kernel)[0].width
-        at = np.unique(rows)[:, np.newaxis] * width + np.arange(width)
+        at = rows_of_samples(np.unique(rows), width)
         every = np.arange(self.manifest.geometry.splits[name.columns].num_samples * width)
-        return self._versions.joined(self.solution_version(solution), self.version(name, at.ravel(), every))
+        return self._versions.joined(self.solution_version(solution), self.version(name, at, every))
 
     def analysis_version(self, name: str) -> str:
         """Return a name for the content of everything that an analysis has left."""

@@ -53,6 +53,8 @@ class Wanted:
     column_ids: Callable[[], list[str] | None] = lambda: None
     which: tuple[object, ...] = ()
     """What tells it from others of the same version, such as positions."""
+    work_bytes: int = 0
+    """That are held while its values are made, beside what any array takes."""
 
 
 def array_answer(
@@ -68,7 +70,7 @@ def array_answer(
     num_cells = check_cells(service, wanted.shape, chosen)
 
     def make(etag: str | None) -> Response:
-        take_memory(request, service, num_cells * OVERHEAD[chosen] + 4096)
+        take_memory(request, service, num_cells * OVERHEAD[chosen] + wanted.work_bytes + 4096)
         values = wanted.read()
         answer = Answer(values, [], None) if chosen == "npy" else Answer(values, wanted.row_ids(), wanted.column_ids())
         content = encode(answer, chosen)

@@ -128,7 +128,7 @@ def test_what_a_solver_leaves_beside_its_solution_can_be_asked_for(tmp_path):
     found = ntkpipe_command("query", tmp_path / "run", "extra/path/path_rides")
     assert (found.returncode, "did you mean 'path_ridges'?" in found.stderr) == (2, True)
     found = ntkpipe_command("query", tmp_path / "run", "extra/path/path_ridges", "--rows", "3")
-    assert "has no row 3; its 3 rows are numbered" in found.stderr
+    assert "position 3 is outside of the 3 rows of 'path_ridges' of solution 'path'" in found.stderr
 
 
 def test_plan_prints_stages_prices_and_routes(tmp_path):

@@ -110,7 +110,7 @@ def test_what_is_no_target_no_sample_and_no_solution_is_refused(run):
         run.attributions("cholesky", 0, target="first")
     with pytest.raises(NotFoundError, match="did you mean 'falkon'"):
         run.attributions("falcon", 0)
-    with pytest.raises(NotFoundError, match="position 90 is outside split 'train'"):
+    with pytest.raises(NotFoundError, match=r"position 90 is outside of the .* samples of split 'train'"):
         run.attribution_summary("cholesky", 90)
     with pytest.raises(ConfigError, match="k = -1"):
         run.attribution_summary("cholesky", 0, k=-1)

@@ -68,6 +68,11 @@ def test_neighbors_by_class_are_those_of_each_class(run, opposed, split):
         assert neighbors == run.neighbors(3, 4, kernel="fourier_features", split=split, opposed=opposed, label=label)
 
 
+def test_of_more_neighbors_than_there_are_come_those_of_each_class(run):
+    found = run.neighbors_by_class(3, 10**12, kernel="laplace", split="test")
+    assert sum(map(len, found.values())) == 90
+
+
 def test_a_class_that_is_smaller_than_k_gives_all_it_has_but_the_sample_itself(run):
     labels = run.labels("train")
     inside, outside = (int(np.flatnonzero(found)[0]) for found in (labels == 1, labels != 1))
@@ -102,8 +107,10 @@ def test_an_id_is_searched_in_all_splits(run):
 
 
 def test_what_has_no_neighbors_is_refused(run, tmp_path):
-    with pytest.raises(ConfigError, match="k = 0 must be at least 1"):
+    with pytest.raises(ConfigError, match="k = 0 must be a whole number and at least 1"):
         run.neighbors(0, 0)
+    with pytest.raises(ConfigError, match=r"k = 1\.5 must be a whole number"):
+        run.neighbors(0, 1.5)
     with pytest.raises(NotFoundError, match="no class 3; its classes are 0 to 2"):
         run.neighbors(0, label=3)
     with pytest.raises(ConfigError, match="the columns are those of 'test'"):

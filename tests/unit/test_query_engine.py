@@ -1,6 +1,7 @@
 """Entries of stored kernels: mirrored, in any order, checked to the last byte, each tile read once, none that is not committed."""
 
 import shutil
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkpipe.configs.errors import ChunkNotReadyError, CorruptChunkError, NotFoundError, TooLargeError
+from ntkpipe.pipeline.query.estimates import work_bytes
 from ntkpipe.pipeline.query.limits import Limits
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
@@ -369,6 +371,34 @@ def test_what_is_too_much_is_refused_before_anything_is_read(finished):
         run.features["featured"][0:20]
     assert reads(run) == 1  # ids
     assert run.kernel("layered")[0:10, 0:5].shape == (10, 5)
+
+
+def test_standard_errors_of_many_layers_take_the_memory_that_is_told(tmp_path):
+    layers = tuple(f"layer{number}" for number in range(40))
+    num, factors = (
+        300,
+        {layer: np.random.default_rng([7, at]).standard_normal((300, 4)) for at, layer in enumerate(layers)},
+    )
+    kernels = [stored.kernel("layers", groups=layers, feature_dim=4, sketched=True)]
+    shape = stored.geometry({"train": num}, kernels, block_rows=num, shard_rows=num, dtype="float64")
+    given = stored.Stored(
+        entries=lambda name, layer, row_split, rows, column_split, columns: np.zeros((num, num)),
+        diagonals=lambda name, layer, split, rows: np.ones(num),
+        features=lambda name, layer, split, rows: factors[layer],
+    )
+    stored.store_run(tmp_path / "run", shape, given)
+    query = opened(tmp_path / "run").standard_errors("layers")
+    expected = np.abs(sum(one[:, :2] @ one[:, :2].T - one[:, 2:] @ one[:, 2:].T for one in factors.values()))
+    tracemalloc.start()
+    try:
+        np.testing.assert_allclose(query[:, :], expected, atol=1e-10)
+        tracemalloc.reset_peak()
+        found = query[:, :]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 1.1 * (found.nbytes + work_bytes(shape, "layers", num, num)) + expected.nbytes
+    assert work_bytes(shape, "layers", num, num) < 6 * found.nbytes
 
 
 def test_many_threads_ask_one_run_with_a_small_cache(finished):

@@ -11,8 +11,9 @@ import stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkpipe.configs.errors import ChunkNotReadyError, ConfigError, NotFoundError, NumericalError
-from ntkpipe.configs.kernels.derived import CentredConfig, NormalisedConfig
+from ntkpipe.configs.errors import ChunkNotReadyError, ConfigError, NotFoundError, NumericalError, TooLargeError
+from ntkpipe.configs.kernels.derived import CentredConfig, NormalisedConfig, ScaledConfig, SumConfig
+from ntkpipe.pipeline.query.limits import Limits
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.pipeline.query.transforms import checked_transforms
@@ -306,6 +307,43 @@ def test_the_version_of_a_derived_kernel_is_that_of_the_means_that_it_holds(tmp_
     for version, values in others:
         assert (version == before[0]) == (values == before[1])
     assert others[1][0] != before[0]
+
+
+SUM = SumConfig(terms=[{"of": "layered"}, {"of": "layered", "component": LAYERS[0]}, {"of": "sketch"}])
+SCALED = stored.kernel("scaled", derived=ScaledConfig(of="layered"), parents=("layered",), level=1)
+OF_OTHERS = [
+    *KERNELS[:2],
+    stored.kernel("sum", derived=SUM, parents=("layered", "layered", "sketch"), level=1),
+    SCALED,
+    stored.kernel("twice", derived=ScaledConfig(of="sum", factor=2.0), parents=("sum",), level=2),
+]
+
+
+def test_everything_that_derived_entries_are_made_of_counts_for_the_limit_of_what_is_read(tmp_path):
+    tile_bytes = 8 * 4**2
+    shape = stored.geometry(SIZES, OF_OTHERS, block_rows=4, shard_rows=5, dtype="float64")
+    stored.store_run(tmp_path / "run", shape, contents())
+    run = Run(StoredRunReader(open_store(tmp_path / "run"), limits=Limits(max_bytes=2 * tile_bytes)))
+    assert run.kernel("layered")[0, 0] + run.kernel("scaled")[0, 0] > 0
+    for name in ("sum", "twice"):
+        with pytest.raises(TooLargeError, match="would have to be read") as caught:
+            run.kernel(name)[0, 0]
+        assert caught.value.asked == 3 * tile_bytes
+
+
+def test_a_diagonal_that_is_divided_by_a_mean_of_the_training_split_has_another_version_with_it(tmp_path):
+    shape, given = stored.geometry(SIZES, OF_OTHERS, block_rows=4, shard_rows=5, dtype="float64"), contents()
+
+    def in_training_larger(name, layer, split, rows):
+        return given.diagonals(name, layer, split, rows) * (2 if split == "train" else 1)
+
+    stored.store_run(tmp_path / "one", shape, given)
+    stored.store_run(tmp_path / "other", shape, dataclasses.replace(given, diagonals=in_training_larger))
+    one, other = opened(tmp_path / "one"), opened(tmp_path / "other")
+    for name, same in (("scaled", False), ("layered", True)):
+        assert np.array_equal(one.diagonal(name, "test"), other.diagonal(name, "test")) == same
+        versions = [run.reader.diagonal_version(name, "test") for run in (one, other)]
+        assert (versions[0] == versions[1]) == same
 
 
 def test_patterns_are_few_and_a_long_one_is_a_name(run):

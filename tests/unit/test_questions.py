@@ -1,5 +1,6 @@
 """Questions in a word: what goes with which, and the same answers as from the methods of a run."""
 
+import golden
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,11 @@ import ntkpipe
 from ntkpipe.configs.errors import ConfigError, NotFoundError, StorageError, TooLargeError
 from ntkpipe.pipeline.cli.selection import read_selection
 from ntkpipe.pipeline.query import questions
+from ntkpipe.pipeline.query.limits import Limits
+from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.selection import parse_selection
+from ntkpipe.pipeline.query.stored import StoredRunReader
+from ntkpipe.storage.stores.registry import open_store
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +65,71 @@ def test_neighbors_and_spectra_are_tables(run):
 
 def test_rows_of_what_a_solver_leaves_are_numbered(run):
     errors = run.solution_extra("path", "path_loo")
-    for rows, at in ((slice(1, None), [1]), ([-1, 0], [1, 0]), (np.array([True, False]), [0]), (np.array([1]), [1])):
+    masks = [(kind([True, False]), [0]) for kind in (np.array, list)]
+    for rows, at in ((slice(1, None), [1]), ([-1, 0], [1, 0]), *masks, (np.array([1]), [1]), (1, [1])):
         found = run.ask("extra/path/path_loo", rows=rows)
         assert np.array_equal(found.values, errors[at])
         assert (found.row_ids, found.row_kind) == ([str(i) for i in at], "row")
-    with pytest.raises(NotFoundError, match="has no row 2; its 2 rows are numbered"):
+    with pytest.raises(NotFoundError, match="position 2 is outside of the 2 rows of 'path_loo'"):
         run.ask("extra/path/path_loo", rows=[2])
     with pytest.raises(ConfigError, match="a mask of 3 values cannot select from 2 rows"):
         run.ask("extra/path/path_loo", rows=np.ones(3, bool))
+    with pytest.raises(NotFoundError, match="'a' is none of the 2 rows"):
+        run.ask("extra/path/path_loo", rows=["a"])
+
+
+@pytest.mark.parametrize(
+    ("index", "error"),
+    [
+        (np.array(3), ConfigError),
+        (np.zeros((2, 2), int), ConfigError),
+        (1.5, ConfigError),
+        ([1.0], ConfigError),
+        (np.array([0.5]), ConfigError),
+        (None, ConfigError),
+        (np.bool_(True), ConfigError),
+        (slice("a", "b"), ConfigError),
+        (slice(None, None, 0), ConfigError),
+        (np.array([], bool), ConfigError),
+        ([True, 3], ConfigError),
+        (np.array([2**64 - 1], np.uint64), NotFoundError),
+        (np.array([-91]), NotFoundError),
+        ([10**30], NotFoundError),
+    ],
+    ids=repr,
+)
+def test_what_is_no_index_is_refused_in_a_word(run, index, error):
+    with pytest.raises(error, match=r"samples of split 'train'|no slice of positions"):
+        run.positions(index, "train")
+
+
+def test_every_form_of_an_index_gives_positions(run):
+    for index, at in (
+        (range(3), [0, 1, 2]),
+        ((2, np.int8(-1)), [2, 89]),
+        (np.array([-1, 3], np.int8), [89, 3]),
+        (np.array([7], np.uint8), [7]),
+        (np.array(run.ids("train")[4:6], object), [4, 5]),
+        ([], []),
+    ):
+        found = run.positions(index, "train")
+        assert (found.tolist(), found.dtype) == (at, np.int64)
+
+
+def test_outputs_of_some_rows_are_read_alone(run, tmp_path):
+    network = ntkpipe.run(golden.config(solve=[]), tmp_path / "run")
+    reader = StoredRunReader(open_store(tmp_path / "run"), limits=Limits(max_cells=3))
+    expected = network.outputs("train")[[1]]
+    assert np.array_equal(Run(reader).ask("outputs/train", rows=[1]).values, expected)
+    with pytest.raises(TooLargeError):
+        Run(reader).ask("outputs/train")
+
+
+def test_standard_errors_of_pairs_have_a_name_for_each_row(tmp_path):
+    run = ntkpipe.run(golden.config(kernels=[{"kind": "full"}], solve=[]), tmp_path / "run")
+    found = run.ask("error/full", rows=[1], columns=[0, 2])
+    assert (found.values.shape, len(found.row_ids), len(found.column_ids)) == ((2, 4), 2, 4)
+    assert found.row_ids == run.ask("kernel/full", rows=[1]).row_ids
 
 
 @pytest.mark.parametrize(
@@ -105,7 +167,7 @@ def test_an_unknown_detail_is_answered_with_the_nearest_one(run):
 
 
 def test_an_answer_that_is_too_large_is_refused_before_it_is_read(run, monkeypatch):
-    monkeypatch.setattr(questions, "MAX_CELLS", 100)
+    monkeypatch.setattr(questions, "LIMITS", Limits(max_cells=100))
     monkeypatch.setattr(type(run.reader), "entries", lambda *_: pytest.fail("entries are read"))
     for what, details in (("kernel/laplace", {"rows": [0, 1]}), ("attribution/a", {"rows": [0]})):
         with pytest.raises(TooLargeError, match="ask for at most 100") as caught:

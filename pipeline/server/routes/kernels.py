@@ -2,12 +2,13 @@
 
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from ntkpipe.configs.errors import ConfigError
-from ntkpipe.pipeline.query.names import MatrixName, Positions
+from ntkpipe.pipeline.query.estimates import work_bytes
+from ntkpipe.pipeline.query.names import MatrixName
+from ntkpipe.pipeline.query.selection import rows_of_samples
 from ntkpipe.pipeline.server.arrays import ARRAY, Wanted, array_answer, digest_of, names_of, parts, selected
 from ntkpipe.pipeline.server.questions import (
     ArrayQuestion,
@@ -121,7 +122,7 @@ def _entries(
     at, columns = selected(opened.run, name.rows, rows), selected(opened.run, name.columns, cols)
     wanted = Wanted(
         (len(at) * width, len(columns) * width),
-        lambda: opened.reader.version(name, _spread(at, width), _spread(columns, width)),
+        lambda: opened.reader.version(name, rows_of_samples(at, width), rows_of_samples(columns, width)),
         lambda: names_of(opened.run, name.rows, at, width),
         lambda: query.read(at, columns, missing=options.missing),
         lambda: names_of(opened.run, name.columns, columns, width),
@@ -138,9 +139,8 @@ def _errors(
     opened = service.open(run, request)
     query = opened.run.standard_errors(kernel, options.row_split, options.column_split)
     row_split, column_split = (split or opened.run.train_split for split in (options.row_split, options.column_split))
-    width = opened.run.shape_of(kernel)[0].width
     at, columns = selected(opened.run, row_split, rows), selected(opened.run, column_split, cols)
-    name = MatrixName(kernel, row_split, column_split)
+    name, width = MatrixName(kernel, row_split, column_split), query.width
     wanted = Wanted(
         (len(at) * width, len(columns) * width),
         lambda: opened.reader.errors_version(name, at, columns),
@@ -148,6 +148,7 @@ def _errors(
         lambda: query[at, columns],
         lambda: names_of(opened.run, column_split, columns, width),
         which=("errors", name, digest_of(at), digest_of(columns)),
+        work_bytes=work_bytes(opened.reader.manifest.geometry, kernel, len(at), len(columns)),
     )
     return array_answer(request, service, opened, wanted, options.format)
 
@@ -175,8 +176,3 @@ def _features(
         which=("features", kernel, split, digest_of(at)),
     )
     return array_answer(request, service, opened, wanted, question.format)
-
-
-def _spread(positions: Positions, width: int) -> Positions:
-    """Return the rows of a matrix that belong to samples."""
-    return positions if width == 1 else (positions[:, np.newaxis] * width + np.arange(width)).ravel()
