@@ -7,11 +7,11 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from ntkpipe.configs.errors import TooLargeError
+from ntkpipe.configs.errors import NotFoundError, TooLargeError
 from ntkpipe.pipeline.pictures.colours import DIVERGING, SEQUENTIAL
 from ntkpipe.pipeline.pictures.orders import Order
 from ntkpipe.pipeline.pictures.progress import Progress
-from ntkpipe.pipeline.pictures.pyramid import Pyramid
+from ntkpipe.pipeline.pictures.pyramid import TILE_PIXELS, Pyramid
 from ntkpipe.pipeline.pictures.reduction import Axis, Floats, reduce_matrix
 from ntkpipe.pipeline.query.names import Positions
 from ntkpipe.storage.grid import num_chunks
@@ -49,7 +49,7 @@ class Drawn:
     """The means behind a tile's pixels."""
 
     means: Floats
-    """(R, C) at most 256 by 256."""
+    """(R, C) at most :data:`TILE_PIXELS` each."""
     entries: int
     """The side of the square of entries that a mean is taken over."""
     exact: bool
@@ -138,7 +138,8 @@ class Overview:
             return True
         entries = self.pyramid.entries(level)
         blocks = [
-            _most_blocks(order.positions, 256 * entries, self._matrix.block_rows) for order in (self.rows, self.columns)
+            _most_blocks(order.positions, TILE_PIXELS * entries, self._matrix.block_rows)
+            for order in (self.rows, self.columns)
         ]
         return blocks[0] * blocks[1] * self._matrix.tile_bytes <= self._limits.max_tile_bytes
 
@@ -169,7 +170,13 @@ class Overview:
             NotFoundError: The place, or the level, is outside of the picture.
             CorruptChunkError: A block that is read is damaged.
         """
-        entries = self.pyramid.entries(max(0, min(level, self.pyramid.num_levels - 1)))
+        self.pyramid.check_level(level)
+        for place, size, what in ((row, self.pyramid.rows, "row"), (column, self.pyramid.columns, "column")):
+            if not 0 <= place < size:
+                raise NotFoundError(
+                    f"{what} {place} is outside of a matrix of {self.pyramid.rows} x {self.pyramid.columns}."
+                )
+        entries = self.pyramid.entries(level)
         if level > self.base:
             rows, columns = (
                 self._positions_at(self.rows, row, entries),
@@ -194,7 +201,7 @@ class Overview:
             "rows": self.pyramid.rows,
             "columns": self.pyramid.columns,
             "levels": len(levels),
-            "tile": 256,
+            "tile": TILE_PIXELS,
             "low": low,
             "high": high,
             "quantiles": {str(share): value for share, value in self.quantiles.items()},

@@ -151,9 +151,6 @@ def hover(
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
         return building(found)
-    for place, size, what in ((asked.row, query.shape[0], "row"), (asked.column, query.shape[1], "column")):
-        if place >= size:
-            raise NotFoundError(f"{what} {place} is outside of a matrix of {query.shape[0]} x {query.shape[1]}.")
     level = found.pyramid.num_levels - 1 if asked.level is None else asked.level
     value, rows, columns = found.pixel(level, asked.row, asked.column)
     entry = int(found.rows.positions[asked.row]), int(found.columns.positions[asked.column])
