@@ -258,6 +258,15 @@ def test_what_cannot_be_drawn_is_refused(app, path, status, kind):
     problem(ready(app, f"{KERNEL}/{path}"), status, kind)
 
 
+@pytest.mark.parametrize("path", ["overview", "tiles/0/0/0.png", "hover", "order/class", "compare"])
+def test_a_question_with_many_fields_is_refused_as_a_whole(app, path):
+    path = "/v1/runs/whole/compare" if path == "compare" else f"{KERNEL}/{path}"
+
+    answer = ask(app, path, params={f"field-{number}": "" for number in range(51)})
+
+    assert "51 fields were given; no question has more than 50" in problem(answer, 422, "config")
+
+
 @pytest.mark.parametrize("sample", ["0", quote(f"id:{pictured.HOSTILE}", safe="")])
 def test_a_sample_is_told_and_drawn(app, run, root, sample):
     base = f"/v1/runs/whole/splits/train/samples/{sample}"

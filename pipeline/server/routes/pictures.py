@@ -58,7 +58,7 @@ def overview(
 ) -> Response:
     """Start to make the picture of a matrix, or tell all that is needed to show it. It is made once and kept in memory."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
         return building(found)
@@ -94,7 +94,7 @@ def tile(
 ) -> Response:
     """Draw 256 by 256 pixels. At level 0 one tile shows the whole matrix; every level has twice the pixels per side."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
         return building(found)
@@ -126,7 +126,7 @@ def order(
 ) -> Response:
     """Return the positions of samples, and their ids, in drawn order."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     split = asked.split or query.name.rows
     ids = opened.run.ids(split)
     found = gallery_of(service).order(opened.run, query, split, order)
@@ -147,7 +147,7 @@ def hover(
 ) -> Response:
     """Tell the samples of an entry and its value, or the mean behind the pixel that holds it."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
         return building(found)
@@ -174,7 +174,7 @@ def compare(run: RunName, asked: Annotated[CompareAsked, Query()], service: Serv
     """Compare two kernels of the same training samples: of one run, or of two."""
     one = service.open(run, request).run
     other = service.open(asked.with_run).run if asked.with_run is not None else one
-    first, second = one.kernel(asked.one, **asked.options), other.kernel(asked.other, **asked.options)
+    first, second = one.kernel(asked.one, **asked.matrices), other.kernel(asked.other, **asked.matrices)
     found = gallery_of(service).comparison(one, first.name, other, second.name)
     if isinstance(found, Building):
         return building(found)
