@@ -132,6 +132,7 @@ def test_a_service_that_cannot_start_says_why_and_ends_with_2(root, service, tmp
         ("--port", service.port): "--port 0",
         ("--host", "192.0.2.7", "--token-file", tmp_path / "token"): "cannot listen",
         ("--max-cells", 0): "expected at least",
+        ("--picture-read-bytes", 0): "picture-read-bytes is 0",
     }
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "token").chmod(0o600)

@@ -113,7 +113,7 @@ def tile(
 @router.get(
     KERNEL + "/order/{order}",
     response_model=ArrayDocument,
-    responses=BUILDING | problems(404, 409, 422),
+    responses=BUILDING | problems(404, 409, 413, 422),
     summary="The order in which samples are drawn",
 )
 def order(
@@ -167,7 +167,7 @@ def hover(
 @router.get(
     "/runs/{run}/compare",
     response_model=ComparisonDocument,
-    responses=BUILDING | problems(404, 409, 422),
+    responses=BUILDING | problems(404, 409, 413, 422),
     summary="How alike two kernels are",
 )
 def compare(run: RunName, asked: Annotated[CompareAsked, Query()], service: ServiceOf, request: Request) -> Response:
