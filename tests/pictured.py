@@ -1,5 +1,8 @@
 """A small run of images whose kernels are known, for tests of pictures; and data that a run must not be made to show."""
 
+import os
+import time
+
 import numpy as np
 import torch
 
@@ -14,6 +17,9 @@ KERNELS = [
     {"kind": "gaussian", "bandwidth": 2.0, "name": "wide"},
     {"kind": "gaussian", "bandwidth": 0.7, "name": "narrow"},
 ]
+LOADING_SECONDS = "PICTURED_LOADING_SECONDS"
+"""A variable of the environment: what :func:`load_and_tell` takes."""
+
 RAN = []
 """Calls of :func:`load_and_tell`."""
 
@@ -53,5 +59,6 @@ def make_run(url, data, **changes):
 def load_and_tell(texts=None, shape=(1, 5, 4), num=6):
     """Return samples, and leave a trace of having run."""
     RAN.append(1)
+    time.sleep(float(os.environ.get(LOADING_SECONDS, "0")))
     generator = np.random.default_rng(0)
     return Samples(torch.from_numpy(generator.uniform(0, 1, (num, *shape)).astype(np.float32)), texts=texts)

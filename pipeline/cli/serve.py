@@ -31,6 +31,9 @@ def serve(
     cache_bytes: Annotated[int, typer.Option(help="Memory for decoded tiles of all runs.")] = 1 << 30,
     max_cells: Annotated[int, typer.Option(help="Values in one answer.")] = 1 << 24,
     max_read_bytes: Annotated[int, typer.Option(help="Of all chunks that a question may touch.")] = 8 << 30,
+    picture_read_bytes: Annotated[
+        int, typer.Option(help="Of all chunks that a picture of a kernel, made once in the background, is read from.")
+    ] = 64 << 30,
     answer_bytes: Annotated[int, typer.Option(help="Memory for answers that are being made or sent.")] = 2 << 30,
     threads: Annotated[int, typer.Option(help="Answers that are made at once.")] = 16,
     max_requests: Annotated[int, typer.Option(help="Requests under way at once; more are told to come back.")] = 1024,
@@ -61,6 +64,7 @@ def serve(
         max_cells=max_cells,
         max_json_cells=min(max_cells, 1 << 20),
         max_read_bytes=max_read_bytes,
+        picture_read_bytes=picture_read_bytes,
         answer_bytes=answer_bytes,
         threads=threads,
         max_requests=max_requests,

@@ -4,9 +4,12 @@ Nystrom's method: with C = K(x, Z) for landmarks Z and W = K(Z, Z) = U diag(l) U
 coordinates whose inner products approximate K (C. Williams and M. Seeger, 2001). Of the leading ones, centred and divided
 by their norms, k-means with a fixed seed makes clusters. Landmarks lie in a few blocks, so that few columns of tiles are
 read; they are of the training split, also for other splits, which fall to the clusters of the training samples.
+
+Of C a block of rows is in memory at a time, and at first those of the landmarks.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,11 +29,16 @@ NUM_LANDMARKS: Final = 512
 NUM_COORDINATES: Final = 16
 RELATIVE_RANK: Final = 1e-6
 """Eigenvalues of W below this share of the largest are rounding."""
+ROUNDED_DIGITS: Final = 9
+"""Of coordinates: samples that differ in later ones only are equal, and those that differ so from the mean are no direction."""
 SEED: Final = 0
 STARTS: Final = 4
 ITERATIONS: Final = 30
 FIT_SAMPLES: Final = 20_000
 """Of which the clusters are found; all samples are then given to the nearest one."""
+MAX_CLUSTERS: Final = 1024
+GIVEN_AT_ONCE: Final = 4096
+"""Samples that are compared with all clusters side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +54,17 @@ class Embedding:
     centres_KR: Doubles
     """(K, R) directions of the clusters, similar ones next to each other."""
 
-    def order(self, columns_NZ: Doubles) -> Order:
+    def order(self, embedded_NR: Doubles) -> Order:
         """Return the order of samples: by cluster, the closest to its centre first; ties by position.
 
         Args:
-            columns_NZ: (N, Z) their kernel values to the landmarks.
+            embedded_NR: (N, R) their coordinates, as of :func:`embedded`.
         """
-        directions = _directions(columns_NZ @ self.coordinates_ZR - self.means_R)
-        similarity = directions @ self.centres_KR.T
-        clusters = similarity.argmax(axis=1)
-        closeness = similarity[np.arange(len(clusters)), clusters]
+        clusters, closeness = np.empty(len(embedded_NR), np.intp), np.empty(len(embedded_NR))
+        for start in range(0, len(embedded_NR), GIVEN_AT_ONCE):
+            at = slice(start, start + GIVEN_AT_ONCE)
+            similarity = _from_means(embedded_NR[at], self.means_R) @ self.centres_KR.T
+            clusters[at], closeness[at] = similarity.argmax(axis=1), similarity.max(axis=1)
         positions = np.lexsort((-closeness, clusters))
         found, starts = np.unique(clusters[positions], return_index=True)
         stops = [*starts[1:], len(positions)]
@@ -67,9 +76,9 @@ class Embedding:
 
 
 def embed(matrix: AbstractMatrix, num_clusters: int, advance: Advance) -> tuple[Embedding, Doubles]:
-    """Find clusters of the training samples; return them, and the (N, Z) kernel values to the landmarks.
+    """Find clusters of the training samples; return them, and the (N, R) coordinates of the samples.
 
-    Memory is O(N landmarks), in double precision.
+    Memory is O(N R), and the columns of the landmarks in as many blocks of rows as they lie in, in double precision.
 
     Args:
         matrix: Of the training split with itself, symmetric.
@@ -81,8 +90,9 @@ def embed(matrix: AbstractMatrix, num_clusters: int, advance: Advance) -> tuple[
         NumericalError: The kernel tells no samples apart.
     """
     landmarks_Z = landmarks(matrix.size, matrix.block_rows)
-    columns_NZ = read_columns(matrix, landmarks_Z, advance)
-    eigenvalues, vectors = np.linalg.eigh(columns_NZ[landmarks_Z])
+    known = _columns_of_landmarks(matrix, landmarks_Z, advance)
+    inside = ((block, inside) for block, _, inside in _by_block(landmarks_Z, matrix.block_rows))
+    eigenvalues, vectors = np.linalg.eigh(np.concatenate([known[block][rows] for block, rows in inside]))
     kept = np.flatnonzero(eigenvalues > RELATIVE_RANK * max(eigenvalues[-1], 0))[-NUM_COORDINATES:]
     if not len(kept):
         raise NumericalError(
@@ -92,12 +102,27 @@ def embed(matrix: AbstractMatrix, num_clusters: int, advance: Advance) -> tuple[
     # A sign that does not depend on the library: the largest component of every eigenvector is positive.
     vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(kept))])
     coordinates_ZR = vectors / np.sqrt(eigenvalues[kept])
-    embedded_NR = columns_NZ @ coordinates_ZR
+    embedded_NR = _embedded(matrix, landmarks_Z, coordinates_ZR, known, advance)
     means_R = embedded_NR.mean(axis=0)
-    directions = _directions(embedded_NR - means_R)
-    chosen = directions[np.linspace(0, len(directions) - 1, min(len(directions), FIT_SAMPLES)).astype(int)]
-    centres_KR = _centres(chosen, min(num_clusters, len(np.unique(chosen, axis=0))))
-    return Embedding(landmarks_Z, coordinates_ZR, means_R, _neighbouring(centres_KR)), columns_NZ
+    fitted = np.linspace(0, matrix.size - 1, min(matrix.size, FIT_SAMPLES)).astype(int)
+    chosen = _from_means(embedded_NR[fitted], means_R)
+    num_different = len(np.unique(chosen.round(ROUNDED_DIGITS), axis=0))
+    centres_KR = _centres(chosen, min(num_clusters, MAX_CLUSTERS, num_different))
+    return Embedding(landmarks_Z, coordinates_ZR, means_R, _neighbouring(centres_KR)), embedded_NR
+
+
+def embedded(matrix: AbstractMatrix, embedding: Embedding, advance: Advance) -> Doubles:
+    """Return the (N, R) coordinates of samples of another split; each tile that has landmarks is read once.
+
+    Args:
+        matrix: Between their split and the training split.
+        embedding: Of the training samples.
+        advance: Called after every tile.
+
+    Raises:
+        ChunkNotReadyError: One of the blocks that are read is not committed yet.
+    """
+    return _embedded(matrix, embedding.landmarks_Z, embedding.coordinates_ZR, {}, advance)
 
 
 def landmarks(num_samples: int, block_rows: int) -> Positions:
@@ -112,24 +137,48 @@ def landmarks(num_samples: int, block_rows: int) -> Positions:
     return np.concatenate(parts)
 
 
-def read_columns(matrix: AbstractMatrix, landmarks_Z: Positions, advance: Advance) -> Doubles:
-    """Return the (N, Z) columns of a matrix, in double precision; each tile that they touch is read once."""
-    columns_NZ = np.empty((matrix.shape[0], len(landmarks_Z)))
-    blocks = landmarks_Z // matrix.block_rows
+def _embedded(
+    matrix: AbstractMatrix,
+    landmarks_Z: Positions,
+    coordinates_ZR: Doubles,
+    known: dict[int, Doubles],
+    advance: Advance,
+) -> Doubles:
+    """Return the (N, R) coordinates of the rows of a matrix, of some of whose blocks the columns are known."""
+    embedded_NR = np.empty((matrix.shape[0], coordinates_ZR.shape[1]))
+    for row in range(num_chunks(matrix.shape[0], matrix.block_rows)):
+        span = matrix.span(row)
+        columns = known.get(row)
+        if columns is None:
+            columns = np.empty((span.stop - span.start, len(landmarks_Z)))
+            for block, at, inside in _by_block(landmarks_Z, matrix.block_rows):
+                columns[:, at] = matrix.any_tile(row, block)[:, inside]
+                advance()
+        embedded_NR[span] = columns @ coordinates_ZR
+    return embedded_NR
+
+
+def _columns_of_landmarks(matrix: AbstractMatrix, landmarks_Z: Positions, advance: Advance) -> dict[int, Doubles]:
+    """Return (block_rows, Z) columns of the blocks of rows that landmarks lie in; of two mirrored tiles one is read."""
+    groups = list(_by_block(landmarks_Z, matrix.block_rows))
+    spans = {block: matrix.span(block) for block, _, _ in groups}
+    found = {block: np.empty((span.stop - span.start, len(landmarks_Z))) for block, span in spans.items()}
+    for index, (row, at_rows, inside_rows) in enumerate(groups):
+        for column, at, inside in groups[: index + 1]:
+            tile = matrix.tile(row, column)
+            found[row][:, at] = tile[:, inside]
+            if column != row:
+                found[column][:, at_rows] = tile[inside_rows].T
+            advance()
+    return found
+
+
+def _by_block(landmarks_Z: Positions, block_rows: int) -> Iterator[tuple[int, slice, Positions]]:
+    """Yield blocks that have landmarks, in order: which of them, and where in the block they are."""
+    blocks = landmarks_Z // block_rows
     for block in np.unique(blocks):
         at = np.flatnonzero(blocks == block)
-        inside = landmarks_Z[at] % matrix.block_rows
-        for row in range(num_chunks(matrix.shape[0], matrix.block_rows)):
-            tile = matrix.any_tile(row, int(block))
-            columns_NZ[matrix.span(row), at[0] : at[-1] + 1] = tile[:, inside]
-            advance()
-    return columns_NZ
-
-
-def num_column_tiles(matrix: AbstractMatrix) -> int:
-    """Return how many tiles :func:`embed` reads of a matrix."""
-    blocks = num_chunks(matrix.shape[0], matrix.block_rows)
-    return blocks * min(num_chunks(matrix.shape[1], matrix.block_rows), NUM_BLOCKS)
+        yield int(block), slice(int(at[0]), int(at[-1]) + 1), landmarks_Z[at] % block_rows
 
 
 def _centres(directions_NR: Doubles, num_clusters: int) -> Doubles:
@@ -146,9 +195,15 @@ def _centres(directions_NR: Doubles, num_clusters: int) -> Doubles:
     return best
 
 
-def _directions(values_NR: Doubles) -> Doubles:
+def _from_means(embedded_NR: Doubles, means_R: Doubles) -> Doubles:
+    """Return the directions in which coordinates lie from the means; zero where the difference is nothing but rounding."""
+    least = 10.0**-ROUNDED_DIGITS * np.linalg.norm(embedded_NR, axis=1, keepdims=True)
+    return _directions(embedded_NR - means_R, least)
+
+
+def _directions(values_NR: Doubles, least: Doubles | float = 0.0) -> Doubles:
     norms = np.linalg.norm(values_NR, axis=1, keepdims=True)
-    found: Doubles = np.divide(values_NR, norms, out=np.zeros_like(values_NR), where=norms > 0)
+    found: Doubles = np.divide(values_NR, norms, out=np.zeros_like(values_NR), where=norms > least)
     return found
 
 

@@ -70,17 +70,17 @@ def compare(
         ChunkNotReadyError: A block that is needed is not committed yet.
         CorruptChunkError: A block is damaged.
     """
-    size, step = one.size, one.block_rows
-    spans = _spans(size, step, max_samples)
+    size = one.size
+    compared = spans(size, max(one.block_rows, other.block_rows), max_samples)
     symmetric = one.symmetric and other.symmetric
-    progress.expect(len(spans) * (len(spans) + 1) // 2 if symmetric else len(spans) ** 2)
+    progress.expect(len(compared) * (len(compared) + 1) // 2 if symmetric else len(compared) ** 2)
     sums = _Sums(size, _mean(one), _mean(other))
-    for row, rows in enumerate(spans):
-        for columns in spans[: row + 1] if symmetric else spans:
+    for row, rows in enumerate(compared):
+        for columns in compared[: row + 1] if symmetric else compared:
             tiles = one.read(rows, columns), other.read(rows, columns)
             sums.add(rows, columns, *tiles, mirrored=symmetric and columns is not rows)
             progress.advance()
-    return sums.result(np.concatenate(spans))
+    return sums.result(np.concatenate(compared))
 
 
 @final
@@ -144,8 +144,8 @@ def _normalised(products: Doubles, before: Doubles) -> float | None:
     return float(np.clip(products[0, 1] / np.sqrt(products[0, 0] * products[1, 1]), -1, 1))
 
 
-def _spans(size: int, step: int, max_samples: int) -> list[Positions]:
-    """Return the positions of blocks: of all, or of evenly spaced ones that have so many samples."""
+def spans(size: int, step: int, max_samples: int = MAX_SAMPLES) -> list[Positions]:
+    """Return the positions of blocks of samples that are compared: of all, or of evenly spaced ones that have so many."""
     blocks = num_chunks(size, step)
     chosen = list(range(blocks))
     if size > max_samples:

@@ -11,12 +11,18 @@ from ntkpipe.pipeline.pictures.comparison import Comparison, check_comparable, c
 from ntkpipe.pipeline.pictures.orders import ORDERS, Order, OrderName, class_order, id_order, stored_order
 from ntkpipe.pipeline.pictures.overview import Overview, PictureLimits
 from ntkpipe.pipeline.pictures.progress import Progress
+from ntkpipe.pipeline.pictures.reading import (
+    check_cost,
+    matrix_of,
+    needs_of_comparison,
+    needs_of_order,
+    needs_of_overview,
+    num_bytes,
+)
 from ntkpipe.pipeline.pictures.workshop import Building, Workshop
 from ntkpipe.pipeline.query.matrices import KernelQuery
 from ntkpipe.pipeline.query.names import MatrixName, Spectrum
 from ntkpipe.pipeline.query.run import Run
-from ntkpipe.pipeline.query.stored import StoredRunReader
-from ntkpipe.storage.matrix import AbstractMatrix
 
 MAX_BYTES: Final = 512 * 2**20
 NUM_CLUSTERS: Final = 10
@@ -120,6 +126,7 @@ class Gallery:
             check_possible(run, query.name, split, checked)
 
         def make(progress: Progress) -> _Picture:
+            self._check(num_bytes(run, needs_of_overview(run, query.name, checked)))
             made = {split: make_order(run, query.name, split, checked, progress) for split in dict.fromkeys(splits)}
             orders = {split: order.of_entries(query.width) for split, order in made.items()}
             rows, columns = (orders[split] for split in splits)
@@ -135,15 +142,18 @@ class Gallery:
 
         Raises:
             ConfigError: The samples cannot be ordered in this way.
+            TooLargeError: It would have to read more than it may.
             ChunkNotReadyError: What it is made from is not committed yet.
         """
         checked = checked_order(order)
         check_possible(run, query.name, split, checked)
+
+        def make(progress: Progress) -> _Ordered:
+            self._check(num_bytes(run, needs_of_order(run, query.name, split, checked)))
+            return _Ordered(make_order(run, query.name, split, checked, progress))
+
         name = query.name if checked == "cluster" else None
-        found = self._workshop.ask(
-            (*_key(run), "order", name, split, checked),
-            lambda progress: _Ordered(make_order(run, query.name, split, checked, progress)),
-        )
+        found = self._workshop.ask((*_key(run), "order", name, split, checked), make)
         return found if isinstance(found, Building) else found.order
 
     def comparison(self, one: Run, first: MatrixName, other: Run, second: MatrixName) -> Comparison | Building:
@@ -151,13 +161,17 @@ class Gallery:
 
         Raises:
             RunMismatchError: They are of other samples.
+            TooLargeError: It would have to read more than it may.
             ChunkNotReadyError: A block that is needed is not committed yet.
         """
         check_comparable(one, first, other, second)
-        found = self._workshop.ask(
-            (*_key(one), first, *_key(other), second),
-            lambda progress: _Compared(compare(matrix_of(one, first), matrix_of(other, second), progress)),
-        )
+
+        def make(progress: Progress) -> _Compared:
+            needs = needs_of_comparison(one, first, other, second)
+            self._check(num_bytes(one, needs[0]) + num_bytes(other, needs[1]))
+            return _Compared(compare(matrix_of(one, first), matrix_of(other, second), progress))
+
+        found = self._workshop.ask((*_key(one), first, *_key(other), second), make)
         return found if isinstance(found, Building) else found.comparison
 
     def spectrum(
@@ -187,6 +201,9 @@ class Gallery:
     def close(self) -> None:
         """Give up what is being made."""
         self._workshop.close()
+
+    def _check(self, asked: int) -> None:
+        check_cost(asked, self._limits.max_read_bytes)
 
 
 def checked_order(order: str) -> OrderName:
@@ -244,36 +261,19 @@ def make_order(run: Run, name: MatrixName, split: str, order: OrderName, progres
             return _cluster_order(run, name, split, progress)
 
 
-def matrix_of(run: Run, name: MatrixName, *, cached: bool = False) -> AbstractMatrix:
-    """Return a matrix, to be read tile by tile.
-
-    Args:
-        run: That has it.
-        name: Of the matrix.
-        cached: Whether decoded tiles are held, as a pass over all of them should not do.
-
-    Raises:
-        ConfigError: The run is not read from its own storage.
-    """
-    if not isinstance(run.reader, StoredRunReader):
-        raise ConfigError(f"{run.url} is asked through a service; ask that for pictures.")
-    for split in (name.rows, name.columns):
-        run.ids(split)  # there are as many samples as the manifest says, before memory is taken for each
-    return run.reader.matrix(name, cached=cached)
-
-
 def _cluster_order(run: Run, name: MatrixName, split: str, progress: Progress) -> Order:
     train = run.train_split
     matrix = matrix_of(run, replace(name, rows=train, columns=train))
-    progress.expect(clusters.num_column_tiles(matrix))
+    at = clusters.landmarks(matrix.size, matrix.block_rows)
+    progress.expect(matrix.num_tiles(columns=at))
     classes = run.manifest.geometry.splits[train]
     num_clusters = classes.num_targets if classes.labels == "classes" else NUM_CLUSTERS
-    embedding, columns_NZ = clusters.embed(matrix, num_clusters, progress.advance)
+    embedding, embedded_NR = clusters.embed(matrix, num_clusters, progress.advance)
     if split != train:
         other = matrix_of(run, replace(name, rows=split, columns=train))
-        progress.expect(clusters.num_column_tiles(other))
-        columns_NZ = clusters.read_columns(other, embedding.landmarks_Z, progress.advance)
-    return embedding.order(columns_NZ)
+        progress.expect(other.num_tiles(columns=at))
+        embedded_NR = clusters.embedded(other, embedding, progress.advance)
+    return embedding.order(embedded_NR)
 
 
 def _key(run: Run) -> tuple[Hashable, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.query.names import Positions
+from ntkpipe.pipeline.query.selection import rows_of_samples
 from ntkpipe.storage.arrays import Array
 
 OrderName = Literal["stored", "id", "class", "cluster"]
@@ -47,7 +48,7 @@ class Order:
         """Return the order of the rows of a matrix that has so many rows for each sample."""
         if width == 1:
             return self
-        rows = (self.positions[:, None] * width + np.arange(width)).ravel()
+        rows = rows_of_samples(self.positions, width)
         groups = tuple(Group(group.label, group.start * width, group.stop * width) for group in self.groups)
         return Order(rows, groups)
 

@@ -7,11 +7,11 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from ntkpipe.configs.errors import TooLargeError
+from ntkpipe.configs.errors import NotFoundError
 from ntkpipe.pipeline.pictures.colours import DIVERGING, SEQUENTIAL
 from ntkpipe.pipeline.pictures.orders import Order
 from ntkpipe.pipeline.pictures.progress import Progress
-from ntkpipe.pipeline.pictures.pyramid import Pyramid
+from ntkpipe.pipeline.pictures.pyramid import TILE_PIXELS, Pyramid
 from ntkpipe.pipeline.pictures.reduction import Axis, Floats, reduce_matrix
 from ntkpipe.pipeline.query.names import Positions
 from ntkpipe.storage.grid import num_chunks
@@ -34,8 +34,8 @@ class PictureLimits:
 
     max_pixels: int = 4096
     """Per side of the finest level that is kept in memory, in single precision."""
-    max_overview_bytes: int = 64 * 2**30
-    """That may be read to make it."""
+    max_read_bytes: int = 64 * 2**30
+    """Of all chunks that may be read to make one, to order its samples, and for means; and to compare two matrices."""
     max_tile_bytes: int = 256 * 2**20
     """That may be read to draw one tile from entries."""
     max_pixel_bytes: int = 32 * 2**20
@@ -49,7 +49,7 @@ class Drawn:
     """The means behind a tile's pixels."""
 
     means: Floats
-    """(R, C) at most 256 by 256."""
+    """(R, C) at most :data:`TILE_PIXELS` each."""
     entries: int
     """The side of the square of entries that a mean is taken over."""
     exact: bool
@@ -100,9 +100,7 @@ class Overview:
         entries = self.pyramid.entries(self.base)
         row_axis = Axis.of(rows.positions, matrix.shape[0], entries)
         column_axis = row_axis if columns is rows else Axis.of(columns.positions, matrix.shape[1], entries)
-        expected = num_tiles(matrix, same=columns is rows)
-        _check_cost(expected * matrix.tile_bytes, limits)
-        progress.expect(expected)
+        progress.expect(num_tiles(matrix, same=columns is rows))
         sums = reduce_matrix(streamed or matrix, row_axis, column_axis, progress.advance, threads=limits.threads)
         self.num_missing_entries = sums.num_missing_entries
         self._levels = [sums.means()]
@@ -138,7 +136,8 @@ class Overview:
             return True
         entries = self.pyramid.entries(level)
         blocks = [
-            _most_blocks(order.positions, 256 * entries, self._matrix.block_rows) for order in (self.rows, self.columns)
+            _most_blocks(order.positions, TILE_PIXELS * entries, self._matrix.block_rows)
+            for order in (self.rows, self.columns)
         ]
         return blocks[0] * blocks[1] * self._matrix.tile_bytes <= self._limits.max_tile_bytes
 
@@ -169,7 +168,13 @@ class Overview:
             NotFoundError: The place, or the level, is outside of the picture.
             CorruptChunkError: A block that is read is damaged.
         """
-        entries = self.pyramid.entries(max(0, min(level, self.pyramid.num_levels - 1)))
+        self.pyramid.check_level(level)
+        for place, size, what in ((row, self.pyramid.rows, "row"), (column, self.pyramid.columns, "column")):
+            if not 0 <= place < size:
+                raise NotFoundError(
+                    f"{what} {place} is outside of a matrix of {self.pyramid.rows} x {self.pyramid.columns}."
+                )
+        entries = self.pyramid.entries(level)
         if level > self.base:
             rows, columns = (
                 self._positions_at(self.rows, row, entries),
@@ -194,7 +199,7 @@ class Overview:
             "rows": self.pyramid.rows,
             "columns": self.pyramid.columns,
             "levels": len(levels),
-            "tile": 256,
+            "tile": TILE_PIXELS,
             "low": low,
             "high": high,
             "quantiles": {str(share): value for share, value in self.quantiles.items()},
@@ -239,16 +244,6 @@ def num_tiles(matrix: AbstractMatrix, *, same: bool) -> int:
     """Return how many tiles a pass over a matrix reads; ``same``: rows and columns are drawn in one order."""
     rows, columns = (num_chunks(size, matrix.block_rows) for size in matrix.shape)
     return rows * (rows + 1) // 2 if same and matrix.symmetric else rows * columns
-
-
-def _check_cost(num_bytes: int, limits: PictureLimits) -> None:
-    if num_bytes > limits.max_overview_bytes:
-        raise TooLargeError(
-            f"a picture of the matrix would read {num_bytes:,} bytes; the limit is {limits.max_overview_bytes:,}. "
-            "Ask for entries instead, or serve with a larger limit.",
-            limit=limits.max_overview_bytes,
-            asked=num_bytes,
-        )
 
 
 def _most_blocks(positions: Positions, places: int, block_rows: int) -> int:

@@ -43,14 +43,22 @@ class Pyramid:
             level -= 1
         return level
 
+    def check_level(self, level: int) -> None:
+        """Refuse a level that the picture does not have.
+
+        Raises:
+            NotFoundError: There is no such level.
+        """
+        if not 0 <= level < self.num_levels:
+            raise NotFoundError(f"there is no level {level}; the picture has the levels 0 to {self.num_levels - 1}.")
+
     def places(self, level: int, row: int, column: int) -> tuple[slice, slice]:
         """Return the rows and columns, in drawn order, that a tile shows, clipped to the matrix.
 
         Raises:
             NotFoundError: There is no such tile.
         """
-        if not 0 <= level < self.num_levels:
-            raise NotFoundError(f"there is no level {level}; the picture has the levels 0 to {self.num_levels - 1}.")
+        self.check_level(level)
         step = TILE_PIXELS * self.entries(level)
         tiles = num_chunks(self.rows, step), num_chunks(self.columns, step)
         if not (0 <= row < tiles[0] and 0 <= column < tiles[1]):

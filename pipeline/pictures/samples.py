@@ -100,7 +100,7 @@ class SampleShelf:
                 return Shown("none", why=self._told(error))
 
     def close(self) -> None:
-        """Wait until nothing is being loaded."""
+        """Give up what is being loaded."""
         self._loader.close()
 
     def _loaded(self, run: Run, split: str) -> _Split:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for
 from copy import copy
 from dataclasses import dataclass, field
 from threading import Lock
@@ -15,6 +16,12 @@ from ntkpipe.pipeline.pictures.progress import NotWantedError, Progress
 
 AT_ONCE: Final = 2
 """Things that are made side by side; others wait for their turn."""
+
+THREAD_NAME: Final = "workshop"
+"""With which the names of the threads begin that make pieces."""
+
+PARTING_SECONDS: Final = 0.5
+"""For which closing waits for what is being made."""
 
 MAX_FAILURES: Final = 64
 """That wait to be told."""
@@ -65,7 +72,7 @@ class Workshop:
         self._max_bytes = max_bytes
         self._wait_seconds = wait_seconds
         self._patience_seconds = patience_seconds
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="workshop")
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix=THREAD_NAME)
         self._kept: OrderedDict[Hashable, tuple[Piece, float]] = OrderedDict()
         self._jobs: dict[Hashable, _Job] = {}
         self._failed: OrderedDict[Hashable, NtkPipeError] = OrderedDict()
@@ -117,9 +124,16 @@ class Workshop:
         return made
 
     def close(self) -> None:
-        """Give up what is being made, and wait until it has ended."""
+        """Give up what is being made.
+
+        What counts its tiles ends with the next one, and is waited for. What does not, such as a spectrum or the loading of
+        a data set, is left behind: its thread goes on, and Python would not end before it.
+        """
         self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            futures = [job.future for job in self._jobs.values()]
+        wait_for(futures, PARTING_SECONDS)
 
     def _start(self, key: Hashable, make: Callable[[Progress], Made]) -> _Job:
         progress = Progress(wanted=lambda: self._is_wanted(job))

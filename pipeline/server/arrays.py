@@ -139,8 +139,3 @@ def names_of(run: Run, split: str, positions: Positions, width: int = 1) -> list
 def digest_of(positions: Positions) -> bytes:
     """Return what tells positions from others, for an ETag."""
     return positions.tobytes()
-
-
-def parts(text: str) -> tuple[str, ...]:
-    """Return the names in a text that separates them by commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())

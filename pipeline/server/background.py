@@ -6,6 +6,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from ntkpipe.pipeline.pictures.gallery import Gallery
+from ntkpipe.pipeline.pictures.overview import PictureLimits
 from ntkpipe.pipeline.pictures.samples import SampleShelf
 from ntkpipe.pipeline.pictures.workshop import Building
 from ntkpipe.pipeline.server.answers import CHANGING, JSON
@@ -23,7 +24,8 @@ BUILDING: Final[dict[int | str, dict[str, Any]]] = {
 
 def gallery_of(service: Service) -> Gallery:
     """Return the pictures and spectra of a service."""
-    return service.part(Gallery, Gallery)
+    limits = PictureLimits(max_read_bytes=service.settings.picture_read_bytes)
+    return service.part(Gallery, lambda: Gallery(limits=limits))
 
 
 def shelf_of(service: Service) -> SampleShelf:

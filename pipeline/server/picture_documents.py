@@ -4,36 +4,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ntkpipe.pipeline.server.arrays import parts
 from ntkpipe.pipeline.server.documents import Number
+from ntkpipe.pipeline.server.questions import Layers, MatrixChoice, Question, Transforms, parts
 
 
-class Asked(BaseModel):
-    """Parameters in the address of a question; others are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class MatrixAsked(Asked):
-    """Which matrix is meant."""
-
-    row_split: str | None = Field(None, description="Of the rows; the training split by default.")
-    column_split: str | None = Field(None, description="Of the columns; the training split by default.")
-    layers: str = Field("", description="Components that are summed: names or patterns with commas between them.")
-    transforms: str = Field("", description="cosine, centred, or both with a comma, in their order.")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As arguments of a run's kernel."""
-        return {
-            "rows": self.row_split,
-            "columns": self.column_split,
-            "layers": parts(self.layers),
-            "transforms": parts(self.transforms),
-        }
-
-
-class OrderedAsked(MatrixAsked):
+class OrderedAsked(MatrixChoice):
     """Which matrix is meant, and in which order it is drawn."""
 
     order: str = Field("stored", description="stored, id, class or cluster; of rows and columns.")
@@ -56,26 +31,26 @@ class HoverAsked(OrderedAsked):
     level: int | None = Field(None, ge=0, description="Whose pixel is meant; by default the entry itself.")
 
 
-class OrderAsked(MatrixAsked):
+class OrderAsked(MatrixChoice):
     """Whose order is meant."""
 
     split: str | None = Field(None, description="By default that of the rows.")
 
 
-class CompareAsked(Asked):
+class CompareAsked(Question):
     """Which kernels are compared."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     one: str = Field(description="A kernel of the run: NAME or NAME@MEMBER.")
     other: str = Field(description="The other kernel.")
     with_run: str | None = Field(None, alias="with", description="The run of the other; the same one by default.")
-    layers: str = Field("", description="Of both.")
-    transforms: str = Field("", description="Of both.")
+    layers: Layers = ""
+    transforms: Transforms = ""
 
     @property
-    def options(self) -> dict[str, Any]:
-        """As arguments of a run's kernel."""
+    def matrices(self) -> dict[str, Any]:
+        """As arguments of the runs' kernels, of both."""
         return {"layers": parts(self.layers), "transforms": parts(self.transforms)}
 
 

@@ -6,6 +6,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from ntkpipe.pipeline.query.names import Missing
+from ntkpipe.pipeline.query.spectra import DEFAULT_SAMPLES, MAX_SAMPLES
 
 ALL: Final = ":"
 
@@ -43,6 +44,11 @@ Transforms = Annotated[str, Field(description="cosine, centred, or both, in the 
 Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
 
 
+def parts(text: str) -> tuple[str, ...]:
+    """Return the names in a text that separates them by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 class Question(BaseModel):
     """A question; what is not known is refused."""
 
@@ -66,13 +72,29 @@ class ArrayQuestion(Question):
     format: Wanted = None
 
 
-class MatrixOptions(ArrayQuestion):
-    """Which matrix, and what is done with it."""
+class MatrixChoice(Question):
+    """Which matrix is meant."""
 
     row_split: Split = None
     column_split: Split = None
     layers: Layers = ""
     transforms: Transforms = ""
+
+    @property
+    def matrix(self) -> dict[str, Any]:
+        """As arguments of a run's kernel."""
+        return {
+            "rows": self.row_split,
+            "columns": self.column_split,
+            "layers": parts(self.layers),
+            "transforms": parts(self.transforms),
+        }
+
+
+class MatrixOptions(MatrixChoice):
+    """Which matrix, and what is done with it."""
+
+    format: Wanted = None
     missing: Missing = Field("raise", description="`nan` gives NaN for entries that are not committed yet.")
 
 
@@ -196,7 +218,9 @@ class NeighborForm(NeighborOptions):
 class SpectrumQuestion(Question):
     """Asks for eigenvalues."""
 
-    max_samples: int = Field(1000, ge=1, le=4000, description="Evenly spaced samples of larger splits.")
+    max_samples: int = Field(
+        DEFAULT_SAMPLES, ge=1, le=MAX_SAMPLES, description="Evenly spaced samples of larger splits."
+    )
     layers: Layers = ""
     transforms: Transforms = ""
 

@@ -13,12 +13,16 @@ from typing import Final
 import uvicorn
 
 from ntkpipe.configs.errors import ConfigError
+from ntkpipe.pipeline.pictures.workshop import THREAD_NAME
 from ntkpipe.pipeline.server.app import create_app
 from ntkpipe.pipeline.server.connections import GuardedConnection
 from ntkpipe.pipeline.server.settings import ServerSettings
 
 BACKLOG: Final = 2048
 """Connections that wait to be accepted."""
+
+READING: Final = ("AnyIO", THREAD_NAME)
+"""With which the names of threads begin that answer requests, or make what is asked for in the background."""
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -119,7 +123,7 @@ def _log_to_stderr() -> None:
 
 def _leave_reads_behind() -> None:
     """End the process although a thread still reads, after the time that requests were given to end."""
-    if any(thread.name.startswith("AnyIO") and thread.is_alive() for thread in threading.enumerate()):
+    if any(thread.name.startswith(READING) and thread.is_alive() for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

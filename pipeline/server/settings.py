@@ -41,6 +41,8 @@ class ServerSettings:
     """Values in one answer as JSON, whose text takes several times their memory."""
     max_read_bytes: int = 8 << 30
     """Of all chunks that one question may make the service look at."""
+    picture_read_bytes: int = 64 << 30
+    """Of all chunks that are read for one picture, or one comparison, which is made in the background, once, and kept."""
     answer_bytes: int = 2 << 30
     """Of all answers that are being made or sent."""
     threads: int = 16
@@ -87,6 +89,7 @@ _LEAST: Final = {
     "max_cells": 1,
     "max_json_cells": 1,
     "max_read_bytes": 1,
+    "picture_read_bytes": 1,
     "answer_bytes": 1 << 20,
     "threads": 1,
     "max_requests": 1,

@@ -11,6 +11,7 @@ from contextlib import suppress
 import golden
 import httpx
 import numpy as np
+import pictured
 import pytest
 from commands import ntkpipe_command
 from processes import wait_for
@@ -113,12 +114,25 @@ def test_requests_that_do_not_end_are_given_up_when_the_service_is_to_end(root):
         assert service.end(signal.SIGINT, 10) == 0
 
 
+def test_a_data_set_that_is_being_loaded_does_not_keep_the_service_from_ending(tmp_path, monkeypatch):
+    data = {"splits": {"train": {"kind": "python", "target": "pictured:load_and_tell"}}}
+    pictured.make_run(tmp_path / "code", data)
+    monkeypatch.setenv(pictured.LOADING_SECONDS, "60")
+    with serving(tmp_path, "--trust-code", "--drain-seconds", 1) as service:
+        told = httpx.get(f"{service.url}/v1/runs/code/splits/train/samples/0")
+        assert told.json()["shown_as"] == "loading", told.text
+        started = time.monotonic()
+        assert service.end(seconds=20) == 0
+        assert time.monotonic() - started < 10
+
+
 def test_a_service_that_cannot_start_says_why_and_ends_with_2(root, service, tmp_path):
     refused = {
         ("--host", "0.0.0.0"): "--token-file",
         ("--port", service.port): "--port 0",
         ("--host", "192.0.2.7", "--token-file", tmp_path / "token"): "cannot listen",
         ("--max-cells", 0): "expected at least",
+        ("--picture-read-bytes", 0): "picture-read-bytes is 0",
     }
     (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "token").chmod(0o600)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_matrices import ArrayMatrix, pixel_means, symmetric_values
 
-from ntkpipe.configs.errors import NotFoundError, TooLargeError
+from ntkpipe.configs.errors import NotFoundError
 from ntkpipe.pipeline.pictures.orders import Order, stored_order
 from ntkpipe.pipeline.pictures.overview import Overview, PictureLimits, num_tiles
 from ntkpipe.pipeline.pictures.progress import NotWantedError, Progress
@@ -137,17 +137,6 @@ def test_a_tile_that_would_read_too_much_is_a_coarser_one_that_says_so():
     assert mixed.describe()["exact_from"] is None
     assert mixed.describe()["finest"] == 0
     assert [scale["entries"] for scale in mixed.describe()["scales"]] == [4, 2, 1]
-
-
-def test_a_matrix_that_is_too_large_is_refused_before_it_is_read():
-    matrix = ArrayMatrix(symmetric_values(100), 10, symmetric=True)
-    order = stored_order(100)
-
-    with pytest.raises(TooLargeError, match="22,000 bytes") as caught:
-        Overview(matrix, order, order, PictureLimits(max_overview_bytes=1000), Progress())
-
-    assert (caught.value.limit, caught.value.asked) == (1000, 22_000)
-    assert not matrix.reads
 
 
 def test_nothing_committed_is_a_picture_without_numbers():

@@ -1,5 +1,7 @@
 """In which order samples are drawn."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,15 +76,18 @@ def test_clusters_that_the_kernel_holds_are_found(block_rows):
     kernel, which = planted()
     matrix = ArrayMatrix(kernel, block_rows, symmetric=True)
 
-    embedding, columns = clusters.embed(matrix, 4, nothing)
-    order = embedding.order(columns)
+    advanced = []
+    embedding, embedded = clusters.embed(matrix, 4, lambda: advanced.append(1))
+    order = embedding.order(embedded)
 
     assert sorted(order.positions.tolist()) == list(range(240))
     assert len(order.groups) == 4
     for group in order.groups:
         assert len(set(which[order.positions[group.start : group.stop]])) == 1
-    assert sum(matrix.reads.values()) <= clusters.num_column_tiles(matrix)
-    np.testing.assert_array_equal(columns, kernel[:, embedding.landmarks_Z])
+    assert set(matrix.reads.values()) == {1}
+    assert len(matrix.reads) == len(advanced) == matrix.num_tiles(columns=embedding.landmarks_Z)
+    expected = kernel[:, embedding.landmarks_Z].astype(np.float64) @ embedding.coordinates_ZR
+    np.testing.assert_allclose(embedded, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_samples_of_another_split_fall_to_the_clusters_of_the_training_samples():
@@ -91,7 +96,7 @@ def test_samples_of_another_split_fall_to_the_clusters_of_the_training_samples()
     other = ArrayMatrix(kernel[200:, :200], 32)
 
     embedding, _ = clusters.embed(train, 4, nothing)
-    order = embedding.order(clusters.read_columns(other, embedding.landmarks_Z, nothing))
+    order = embedding.order(clusters.embedded(other, embedding, nothing))
 
     for group in order.groups:
         assert len(set(which[200:][order.positions[group.start : group.stop]])) == 1
@@ -102,8 +107,8 @@ def test_the_order_of_clusters_is_the_same_every_time():
 
     found = []
     for _ in range(2):
-        embedding, columns = clusters.embed(ArrayMatrix(kernel, 50, symmetric=True), 6, nothing)
-        found.append(embedding.order(columns))
+        embedding, embedded = clusters.embed(ArrayMatrix(kernel, 50, symmetric=True), 6, nothing)
+        found.append(embedding.order(embedded))
 
     np.testing.assert_array_equal(found[0].positions, found[1].positions)
     assert found[0].groups == found[1].groups
@@ -111,20 +116,20 @@ def test_the_order_of_clusters_is_the_same_every_time():
 
 def test_within_a_cluster_the_closest_to_its_centre_come_first():
     kernel, _ = planted(seed=3)
-    embedding, columns = clusters.embed(ArrayMatrix(kernel, 50, symmetric=True), 4, nothing)
-    order = embedding.order(columns)
+    embedding, embedded = clusters.embed(ArrayMatrix(kernel, 50, symmetric=True), 4, nothing)
+    order = embedding.order(embedded)
 
-    embedded = columns @ embedding.coordinates_ZR - embedding.means_R
-    embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
-    closeness = (embedded @ embedding.centres_KR.T).max(axis=1)
+    directions = embedded - embedding.means_R
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    closeness = (directions @ embedding.centres_KR.T).max(axis=1)
     for group in order.groups:
         assert (np.diff(closeness[order.positions[group.start : group.stop]]) <= 1e-12).all()
 
 
 def test_equal_samples_are_one_cluster():
-    embedding, columns = clusters.embed(ArrayMatrix(np.ones((12, 12), np.float32), 5, symmetric=True), 3, nothing)
+    embedding, embedded = clusters.embed(ArrayMatrix(np.ones((12, 12), np.float32), 5, symmetric=True), 3, nothing)
 
-    assert [(group.start, group.stop) for group in embedding.order(columns).groups] == [(0, 12)]
+    assert [(group.start, group.stop) for group in embedding.order(embedded).groups] == [(0, 12)]
 
 
 def test_a_kernel_without_positive_directions_has_no_clusters():
@@ -137,6 +142,34 @@ def test_clusters_of_what_is_not_committed_are_refused():
 
     with pytest.raises(ChunkNotReadyError):
         clusters.embed(matrix, 3, nothing)
+
+
+class ProductMatrix(ArrayMatrix):
+    """The inner products of features, made tile by tile."""
+
+    def __init__(self, features, block_rows):
+        super().__init__(np.empty((0, 0), np.float32), block_rows, symmetric=True)
+        self.features = features
+        self.shape = (len(features), len(features))
+
+    def tile(self, row, column):
+        return self.features[self.span(row)] @ self.features[self.span(column)].T
+
+
+def test_memory_is_that_of_the_coordinates_and_of_a_few_blocks():
+    features = np.random.default_rng(0).standard_normal((40_000, 6), np.float32)
+    matrix = ProductMatrix(features, 500)
+
+    tracemalloc.start()
+    try:
+        embedding, embedded = clusters.embed(matrix, 100, nothing)
+        order = embedding.order(embedded)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(order) == 40_000
+    assert peak < len(features) * clusters.NUM_LANDMARKS * 8 / 3
 
 
 def test_landmarks_lie_in_a_few_blocks_and_do_not_repeat():

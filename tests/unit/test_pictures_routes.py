@@ -246,12 +246,25 @@ def test_two_kernels_are_compared_and_other_samples_refused(app, run):
         ("order/random", 422, "config"),
         ("order/class?split=none", 404, "not-found"),
         ("hover?row=30&column=0", 404, "not-found"),
+        ("hover?row=0&column=30", 404, "not-found"),
+        ("hover?row=0&column=0&level=1", 404, "not-found"),
+        ("hover?row=0&column=0&level=1000", 404, "not-found"),
+        ("hover?row=0&column=0&level=-1", 422, "config"),
         ("hover?row=0&column=-1", 422, "config"),
         ("hover?row=0", 422, "config"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(app, path, status, kind):
     problem(ready(app, f"{KERNEL}/{path}"), status, kind)
+
+
+@pytest.mark.parametrize("path", ["overview", "tiles/0/0/0.png", "hover", "order/class", "compare"])
+def test_a_question_with_many_fields_is_refused_as_a_whole(app, path):
+    path = "/v1/runs/whole/compare" if path == "compare" else f"{KERNEL}/{path}"
+
+    answer = ask(app, path, params={f"field-{number}": "" for number in range(51)})
+
+    assert "51 fields were given; no question has more than 50" in problem(answer, 422, "config")
 
 
 @pytest.mark.parametrize("sample", ["0", quote(f"id:{pictured.HOSTILE}", safe="")])

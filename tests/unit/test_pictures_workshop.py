@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from ntkpipe.configs.errors import ChunkNotReadyError
-from ntkpipe.pipeline.pictures.workshop import Building, Workshop
+from ntkpipe.pipeline.pictures.workshop import AT_ONCE, Building, Workshop
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,39 @@ def test_what_nobody_asks_for_any_more_is_given_up():
 
 
 def test_closing_gives_up_what_is_being_made():
-    workshop, begun = Workshop(100, wait_seconds=0.0), threading.Event()
+    workshop, begun, ended = Workshop(100, wait_seconds=0.0), threading.Event(), threading.Event()
 
     def make(progress):
-        while True:
-            begun.set()
-            progress.advance()
-            time.sleep(0.001)
+        try:
+            while True:
+                begun.set()
+                progress.advance()
+                time.sleep(0.001)
+        finally:
+            ended.set()
 
     workshop.ask("a", make)
     assert begun.wait(5)
     workshop.close()
+    assert ended.is_set()
+
+
+def test_closing_does_not_wait_for_what_does_not_look_whether_it_is_wanted():
+    workshop, begun, go = Workshop(100, wait_seconds=0.0), threading.Semaphore(0), threading.Event()
+
+    def make(progress):
+        begun.release()
+        go.wait(20)
+        return Thing("a")
+
+    try:
+        for name in range(AT_ONCE + 1):
+            assert isinstance(workshop.ask(name, make), Building)
+        assert all(begun.acquire(timeout=5) for _ in range(AT_ONCE))
+        started = time.monotonic()
+        workshop.close()
+        assert time.monotonic() - started < 5
+        go.set()
+        assert not begun.acquire(timeout=0.2), "what had not begun was begun"
+    finally:
+        go.set()

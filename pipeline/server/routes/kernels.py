@@ -9,7 +9,7 @@ from ntkpipe.configs.errors import ConfigError
 from ntkpipe.pipeline.query.estimates import work_bytes
 from ntkpipe.pipeline.query.names import MatrixName
 from ntkpipe.pipeline.query.selection import rows_of_samples
-from ntkpipe.pipeline.server.arrays import ARRAY, Wanted, array_answer, digest_of, names_of, parts, selected
+from ntkpipe.pipeline.server.arrays import ARRAY, Wanted, array_answer, digest_of, names_of, selected
 from ntkpipe.pipeline.server.questions import (
     ArrayQuestion,
     DiagonalQuestion,
@@ -111,13 +111,7 @@ def _entries(
     request: Request, service: Service, run: str, kernel: str, rows: Rows, cols: Rows, options: MatrixOptions
 ) -> Response:
     opened = service.open(run, request)
-    query = opened.run.kernel(
-        kernel,
-        options.row_split,
-        options.column_split,
-        layers=parts(options.layers),
-        transforms=parts(options.transforms),
-    )
+    query = opened.run.kernel(kernel, **options.matrix)
     name, width = query.name, query.width
     at, columns = selected(opened.run, name.rows, rows), selected(opened.run, name.columns, cols)
     wanted = Wanted(

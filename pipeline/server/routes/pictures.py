@@ -58,7 +58,7 @@ def overview(
 ) -> Response:
     """Start to make the picture of a matrix, or tell all that is needed to show it. It is made once and kept in memory."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
         return building(found)
@@ -94,7 +94,7 @@ def tile(
 ) -> Response:
     """Draw 256 by 256 pixels. At level 0 one tile shows the whole matrix; every level has twice the pixels per side."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
         return building(found)
@@ -113,7 +113,7 @@ def tile(
 @router.get(
     KERNEL + "/order/{order}",
     response_model=ArrayDocument,
-    responses=BUILDING | problems(404, 409, 422),
+    responses=BUILDING | problems(404, 409, 413, 422),
     summary="The order in which samples are drawn",
 )
 def order(
@@ -126,7 +126,7 @@ def order(
 ) -> Response:
     """Return the positions of samples, and their ids, in drawn order."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     split = asked.split or query.name.rows
     ids = opened.run.ids(split)
     found = gallery_of(service).order(opened.run, query, split, order)
@@ -147,13 +147,10 @@ def hover(
 ) -> Response:
     """Tell the samples of an entry and its value, or the mean behind the pixel that holds it."""
     opened = service.open(run, request)
-    query = opened.run.kernel(kernel, **asked.options)
+    query = opened.run.kernel(kernel, **asked.matrix)
     found = gallery_of(service).overview(opened.run, query, asked.order)
     if isinstance(found, Building):
         return building(found)
-    for place, size, what in ((asked.row, query.shape[0], "row"), (asked.column, query.shape[1], "column")):
-        if place >= size:
-            raise NotFoundError(f"{what} {place} is outside of a matrix of {query.shape[0]} x {query.shape[1]}.")
     level = found.pyramid.num_levels - 1 if asked.level is None else asked.level
     value, rows, columns = found.pixel(level, asked.row, asked.column)
     entry = int(found.rows.positions[asked.row]), int(found.columns.positions[asked.column])
@@ -170,14 +167,14 @@ def hover(
 @router.get(
     "/runs/{run}/compare",
     response_model=ComparisonDocument,
-    responses=BUILDING | problems(404, 409, 422),
+    responses=BUILDING | problems(404, 409, 413, 422),
     summary="How alike two kernels are",
 )
 def compare(run: RunName, asked: Annotated[CompareAsked, Query()], service: ServiceOf, request: Request) -> Response:
     """Compare two kernels of the same training samples: of one run, or of two."""
     one = service.open(run, request).run
     other = service.open(asked.with_run).run if asked.with_run is not None else one
-    first, second = one.kernel(asked.one, **asked.options), other.kernel(asked.other, **asked.options)
+    first, second = one.kernel(asked.one, **asked.matrices), other.kernel(asked.other, **asked.matrices)
     found = gallery_of(service).comparison(one, first.name, other, second.name)
     if isinstance(found, Building):
         return building(found)

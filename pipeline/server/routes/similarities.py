@@ -10,7 +10,7 @@ from ntkpipe.configs.errors import ConfigError, TooLargeError
 from ntkpipe.pipeline.pictures.workshop import Building
 from ntkpipe.pipeline.query.names import MatrixName, Nearest, Positions
 from ntkpipe.pipeline.server.answers import answered, document, etag_of
-from ntkpipe.pipeline.server.arrays import digest_of, parts, selected
+from ntkpipe.pipeline.server.arrays import digest_of, selected
 from ntkpipe.pipeline.server.background import BUILDING, building, gallery_of, would_ask_again
 from ntkpipe.pipeline.server.documents import NeighborItem, NeighborList, SampleNeighbors, SpectrumDocument
 from ntkpipe.pipeline.server.labels import label_of
@@ -23,6 +23,7 @@ from ntkpipe.pipeline.server.questions import (
     RunName,
     SpectrumForm,
     SpectrumQuestion,
+    parts,
 )
 from ntkpipe.pipeline.server.runs import Opened
 from ntkpipe.pipeline.server.service import Service, ServiceOf, take_memory
