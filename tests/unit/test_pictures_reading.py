@@ -3,7 +3,6 @@
 import re
 import time
 
-import numpy as np
 import pictured
 import pytest
 import typer
