@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from commands import COMMAND, TESTS
 
-ADDRESS = re.compile(r"serving .* on (http://\S+)")
+ADDRESS = re.compile(r"serving .* on (https?://\S+)")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,13 @@ def serve(
             metavar="FILE", help="With the token that whoever asks must have; else NTKPIPE_TOKEN of the environment."
         ),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With the certificate that connections are encrypted with, in PEM."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With its private key, without a password.")
+    ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Under which the service may be asked, too; may be given more than once."),
@@ -59,6 +66,8 @@ def serve(
         host=host,
         port=port,
         token=read_token(token_file),
+        tls_cert=str(tls_cert or ""),
+        tls_key=str(tls_key or ""),
         allowed_hosts=tuple(allow_host or ()),
         cache_bytes=cache_bytes,
         max_cells=max_cells,

@@ -55,6 +55,11 @@ class RunAddress:
         )
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether what is sent is."""
+        return self.service.startswith("https:")
+
+    @property
     def url(self) -> str:
         """Of the run."""
         return self.url_of(self.run)

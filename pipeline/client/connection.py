@@ -61,6 +61,8 @@ class Connection:
             timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 10.0)),
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=32, keepalive_expiry=30.0),
             follow_redirects=False,
+            # SSL_CERT_FILE and SSL_CERT_DIR count on this machine, too, where no proxies of the environment do.
+            verify=httpx.create_ssl_context() if address.is_encrypted else True,
             # Proxies of the environment would see what goes to this machine, or what is not encrypted.
             trust_env=address.is_private and not address.is_local,
         )
@@ -157,6 +159,11 @@ class Connection:
 
     def _unreachable(self, error: httpx.HTTPError) -> StorageError:
         service, reason = self._address.service, str(error) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            return StorageError(
+                f"{service} shows a certificate that is not trusted here ({reason}). If it is the right one, set SSL_CERT_FILE to "
+                "its file, or to that of who has signed it."
+            )
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return StorageError(
                 f"{service} has not answered in time ({reason}). Ask for less at once, or connect with a larger "

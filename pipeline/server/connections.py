@@ -14,6 +14,25 @@ SLACK_BYTES: Final = 1 << 18
 """Of what follows a head in the same packet, such as the next request's."""
 
 
+PARTING_SECONDS: Final = 1.0
+"""For which an encrypted connection waits for its client to close it, too, when the service ends."""
+
+
+@final
+class _HttpConnection(HttpToolsProtocol):
+    """uvicorn's own, but that an idle client cannot hold up the end of the service.
+
+    To close an encrypted connection is to wait for the other side, and a client that asks nothing does not listen.
+    """
+
+    def shutdown(self) -> None:
+        """Close the connection, after an answer that is under way."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        super().shutdown()
+        if is_idle:
+            self.loop.call_later(PARTING_SECONDS, self.transport.abort)
+
+
 @final
 class GuardedConnection(asyncio.Protocol):
     """A connection whose heads of requests must arrive whole in time, and be of reasonable size.
@@ -32,7 +51,7 @@ class GuardedConnection(asyncio.Protocol):
         read_seconds: float,
         max_head_bytes: int,
     ) -> None:
-        self._inner = HttpToolsProtocol(config, server_state, app_state, _loop)
+        self._inner = _HttpConnection(config, server_state, app_state, _loop)
         self._read_seconds = read_seconds
         self._max_head_bytes = max_head_bytes
         self._transport: asyncio.Transport | None = None

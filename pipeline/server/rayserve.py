@@ -26,7 +26,9 @@ ANYWHERE: Final = "0.0.0.0"
 """Where Ray's proxies may listen."""
 
 OPTIONS: Final = tuple(
-    field.name for field in fields(ServerSettings) if field.name not in ("host", "port", "token", "access_log")
+    field.name
+    for field in fields(ServerSettings)
+    if field.name not in ("host", "port", "token", "tls_cert", "tls_key", "access_log")
 )
 
 

@@ -45,6 +45,8 @@ def serve(settings: ServerSettings, started: Callable[[str], None] = lambda _: N
         http=functools.partial(  # type: ignore[arg-type]
             GuardedConnection, read_seconds=settings.read_seconds, max_head_bytes=settings.max_head_bytes
         ),
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
         ws="none",
         interface="asgi3",
         lifespan="on",
@@ -107,7 +109,8 @@ def listening(settings: ServerSettings) -> socket.socket:
 def url_of(settings: ServerSettings, listener: socket.socket) -> str:
     """Return where a service is asked."""
     host = settings.host.strip("[]")
-    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def _log_to_stderr() -> None:

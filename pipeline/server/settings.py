@@ -10,6 +10,7 @@ from typing import Final, final
 
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.secrets import TOKEN_VARIABLE
+from ntkpipe.pipeline.server.certificates import check_certificate
 
 MIN_TOKEN: Final = 16
 """Characters: shorter ones can be guessed."""
@@ -31,6 +32,10 @@ class ServerSettings:
     """0 takes a free one."""
     token: str = ""
     """That whoever asks must have; empty for none, which is allowed on loopback only."""
+    tls_cert: str = ""
+    """File of the certificate with which connections are encrypted; empty for plain HTTP."""
+    tls_key: str = ""
+    """File of its private key."""
     allowed_hosts: tuple[str, ...] = ()
     """Names, beside its own, under which the service may be asked."""
     cache_bytes: int = 1 << 30
@@ -79,6 +84,8 @@ class ServerSettings:
                 f"{self.host} can be reached from other machines, and there is no token: everybody could read the runs. "
                 f"Give --token-file FILE or set {TOKEN_VARIABLE}, or serve on 127.0.0.1."
             )
+        if self.tls_cert or self.tls_key:
+            check_certificate(self.tls_cert, self.tls_key)
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}.")

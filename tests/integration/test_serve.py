@@ -13,11 +13,13 @@ import httpx
 import numpy as np
 import pictured
 import pytest
+import trustme
 from commands import ntkpipe_command
 from processes import wait_for
 from serving import serving
 
 import ntkpipe
+from ntkpipe.configs.errors import StorageError
 
 pytestmark = pytest.mark.slow
 
@@ -225,6 +227,37 @@ def test_many_clients_at_once_get_right_answers_and_no_errors(service):
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         assert all(pool.map(client, range(64)))
+
+
+def test_connections_are_encrypted_with_a_certificate_that_clients_must_trust(root, tmp_path, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    authority = trustme.CA()
+    issued, (cert, key, trusted) = (
+        authority.issue_cert("127.0.0.1"),
+        (tmp_path / name for name in ("cert", "key", "ca")),
+    )
+    for file, blobs in (
+        (cert, issued.cert_chain_pems),
+        (key, [issued.private_key_pem]),
+        (trusted, [authority.cert_pem]),
+    ):
+        file.write_bytes(b"".join(blob.bytes() for blob in blobs))
+        file.chmod(0o600)
+    with serving(root, "--tls-cert", cert, "--tls-key", key, token=TOKEN) as service:
+        assert service.url.startswith("https://127.0.0.1:")
+        with pytest.raises(StorageError, match=r"not trusted here.*SSL_CERT_FILE"):
+            ntkpipe.connect(f"{service.url}/v1/runs/one", TOKEN)
+        plain = connect(service)
+        plain.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert b"HTTP/1.1 200" not in received(plain)
+        plain.close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        run = ntkpipe.connect(f"{service.url}/v1/runs/one", TOKEN)
+        assert np.array_equal(run.kernel("pntk")[:, :], ntkpipe.open_run(root / "one").kernel("pntk")[:, :])
+        monkeypatch.setenv("NTKPIPE_TOKEN", TOKEN)
+        found = ntkpipe_command("query", f"{service.url}/v1/runs/one", "labels")
+        assert (found.returncode, found.stderr) == (0, "")
+        assert service.end() == 0
 
 
 def test_the_explorer_is_served_and_the_address_is_printed(service):

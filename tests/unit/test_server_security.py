@@ -6,10 +6,18 @@ import logging
 import shutil
 import socket
 import threading
+from pathlib import Path
 
 import golden
 import httpx
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from serving import ask
 
 import ntkpipe
@@ -116,6 +124,36 @@ def test_a_token_file_is_the_users_own(tmp_path, monkeypatch):
         read_token(tmp_path / "nothing")
     monkeypatch.delenv("NTKPIPE_TOKEN")
     assert read_token(None) == ""
+
+
+def test_a_certificate_that_nothing_can_be_encrypted_with_is_refused_before_anything_listens(root, tmp_path):
+    found, other = (trustme.CA().issue_cert("127.0.0.1") for _ in range(2))
+    names = cert, key, another, locked = [
+        str(tmp_path / name) for name in ("cert.pem", "key.pem", "other.pem", "locked.pem")
+    ]
+    found.cert_chain_pems[0].write_to_path(cert)
+    found.private_key_pem.write_to_path(key)
+    other.private_key_pem.write_to_path(another)
+    private = load_pem_private_key(found.private_key_pem.bytes(), None)
+    password = BestAvailableEncryption(b"a-password")
+    Path(locked).write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, password))
+    for name in names:
+        Path(name).chmod(0o600)
+    assert ServerSettings(root=str(root), tls_cert=cert, tls_key=key).tls_cert
+    for files, reason in (
+        ((cert, ""), "give --tls-key FILE, too"),
+        (("", key), "give --tls-cert FILE, too"),
+        ((cert, str(tmp_path / "nothing")), "nothing cannot be read"),
+        ((cert, str(tmp_path)), "cannot be read: Is a directory"),
+        ((cert, another), "the key that belongs to it"),
+        ((key, key), "Expected a certificate in PEM"),
+        ((cert, locked), "without a password"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            ServerSettings(root=str(root), tls_cert=files[0], tls_key=files[1])
+    Path(key).chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        ServerSettings(root=str(root), tls_cert=cert, tls_key=key)
 
 
 def test_a_page_that_leads_here_under_another_name_reads_nothing(root):
