@@ -118,6 +118,11 @@ class SimulatedLog:
         self.workers: Counter[str] = Counter()
         self.holes = 0
 
+    def begin(self, stage: str) -> None:
+        """Note that a stage is worked on, though nothing of it is about to be committed."""
+        times = self._of(stage)
+        times.begun_at = min(times.begun_at, self._now())
+
     def add(self, event: str, **fields: Any) -> None:
         """Take in an event."""
         if event == "commit":
@@ -131,11 +136,11 @@ class SimulatedLog:
             self._lines.write(json.dumps(head | fields) + "\n")
 
     def _commit(self, stage: str, seconds: float) -> None:
-        times = self.stages.get(stage)
-        if times is None:
-            times = self.stages[stage] = StageTimes()
-        now = self._now()
+        times, now = self._of(stage), self._now()
         times.num_tasks += 1
         times.begun_at = min(times.begun_at, now - seconds)
         times.ended_at = now
         times.task_seconds.append(seconds)
+
+    def _of(self, stage: str) -> StageTimes:
+        return self.stages.setdefault(stage, StageTimes())
