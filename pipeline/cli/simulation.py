@@ -104,7 +104,7 @@ def _numbers(text: str | None) -> list[int]:
         ConfigError: They are no numbers above 0.
     """
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(part.isdigit() and int(part) for part in parts):
+    if not all(part.isdecimal() and int(part) for part in parts):
         raise ConfigError(f"--nodes {text!r} is not of the form N,N,..., such as 1,10,100.")
     return [int(part) for part in parts]
 

@@ -349,6 +349,7 @@ def test_the_command_shows_sizes_and_writes_curves(tmp_path):
     [
         ([], "needs a cluster"),
         (["--cluster", "2xcpu2", "--nodes", "1,many"], "not of the form N,N"),
+        (["--cluster", "2xcpu2", "--nodes", "\N{SUPERSCRIPT TWO}"], "not of the form N,N"),
         (["--cluster", "2xcpu2,2xh100", "--nodes", "1"], "at least as many nodes"),
         (["--cluster", "2xcpu2", "--nodes", "1000000000"], "too many to be simulated"),
     ],
