@@ -64,7 +64,16 @@ class SimulatedLedger:
 
 @final
 class SimulatedTenure:
-    """A lock that nobody else wants."""
+    """A lock that nobody else wants; to know that, the driver asks the store.
+
+    Args:
+        spend: Lets virtual time pass.
+        request_seconds: Until the store has answered.
+    """
+
+    def __init__(self, spend: Callable[[float], None], request_seconds: float) -> None:
+        self._spend = spend
+        self._request_seconds = request_seconds
 
     @property
     def epoch(self) -> int:
@@ -72,10 +81,12 @@ class SimulatedTenure:
         return EPOCH
 
     def check(self) -> None:
-        """Go on."""
+        """Ask, and go on."""
+        self._spend(self._request_seconds)
 
     def look(self) -> None:
-        """Go on."""
+        """Ask, and go on."""
+        self._spend(self._request_seconds)
 
 
 @dataclass(slots=True)

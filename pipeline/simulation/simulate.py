@@ -194,7 +194,7 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
             plan,
             fleet,
             ledger,
-            SimulatedTenure(),
+            SimulatedTenure(workers.spend, cluster.storage.request_seconds),
             log,
             Silent(),
             StopRequest(),

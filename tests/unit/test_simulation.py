@@ -203,6 +203,17 @@ KERNEL = Fixed(
 )
 
 
+def test_the_driver_looks_for_a_successor_before_it_writes_what_has_come_back():
+    storage = {"request_seconds": 0.5}
+    one = finished(scene(20, [group(1)], Fixed(features=taking(2.0)), storage=storage))
+    # One look for each task, as they come back one by one; the worker has its next task by then.
+    assert one.driver_seconds == pytest.approx(20 * 0.5)
+    assert one.seconds == pytest.approx(20 * 2.0 + 0.5)
+    # What comes back at the same moment is looked for once.
+    many = finished(scene(20, [group(10)], Fixed(features=taking(2.0)), storage=storage))
+    assert many.driver_seconds < 20 * 0.5
+
+
 def test_a_worker_alone_reads_each_side_as_often_as_is_planned():
     one = scene(160, [group(1)], KERNEL, kernel=True, kept_sides=6)
     found = finished(one)
