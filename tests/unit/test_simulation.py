@@ -13,6 +13,7 @@ from ntkpipe.configs.cluster import ClusterConfig, StorageConfig
 from ntkpipe.configs.described import load_cluster
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_config
+from ntkpipe.configs.units import duration
 from ntkpipe.pipeline.cli import app
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.prediction.durations import Times
@@ -348,6 +349,8 @@ def test_the_command_shows_sizes_and_writes_curves(tmp_path):
     content = json.loads((out / "curves.json").read_text())
     assert [row["nodes"] for row in content["sizes"]] == [1, 4]
     one, four = content["sizes"]
+    # In the words of plan.
+    assert f"simulated: 4 nodes, {duration(four['seconds'])}" in found.stderr.splitlines()
     assert one["tasks"] == four["tasks"] == 8 + 9 + 3
     assert 1 <= four["speed_up"] <= 4.5
     assert sum(one["worker_time"].values()) == pytest.approx(1.0)
