@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from ntkpipe.configs.errors import ConfigError, NtkPipeError
 from ntkpipe.configs.store import StoreConfig
+from ntkpipe.configs.units import size
 from ntkpipe.pipeline.credentials import token
-from ntkpipe.pipeline.units import size
 from ntkpipe.storage.stores.base import AbstractStore
 from ntkpipe.storage.stores.writable import open_for_writing
 

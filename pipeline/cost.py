@@ -201,15 +201,26 @@ class CostModel:
         solve, num_targets = self._config.solve[index], self._geometry.solution_targets[index]
         train = self._geometry.train_split
         num = self._geometry.splits[train].num_samples
-        rows = [self._geometry.splits[split].num_samples for split in self._geometry.predicted_splits(name)]
+        predicted = {split: self._geometry.splits[split].num_samples for split in self._geometry.predicted_splits(name)}
+        # What is predicted for the training samples comes with the certificate.
+        others = {split: rows for split, rows in predicted.items() if split != train}
         predicting = Cost(
-            sum(2 * m * num * num_targets for m in rows),
-            sum(m * num * self._itemsize for m in rows),
-            8 * num_targets * (num + sum(rows)),
+            sum(2 * rows * num * num_targets for rows in others.values()),
+            sum(self._between(solve.kernel, split, rows, num) for split, rows in others.items()),
+            8 * num_targets * (num + sum(predicted.values())),
         )
         machine = Machine(memory_bytes=float(self._config.resources.max_worker_bytes))
         found = predict(solve, run_problem(solve, self._geometry, self._sample_size), machine)
         return predicting + Cost(round(found.flops), round(found.bytes_read))
+
+    def _between(self, reference: str, split: str, rows: int, columns: int) -> int:
+        """Return what is read of a kernel between a split and the training samples: its entries, or features of both."""
+        if (split, self._geometry.train_split) in self._geometry.pairs:
+            return rows * columns * self._itemsize
+        kernel, _ = self._geometry.matrix(reference)
+        if kernel.feature_dim is None:
+            return 0
+        return (rows + columns) * kernel.feature_dim * max(1, len(kernel.groups)) * self._itemsize
 
     def _analysis(self, name: str) -> Cost:
         analysis = next(item for item in self._config.analyses if item.name == name)

@@ -6,6 +6,7 @@ from typing import final
 
 from ntkpipe.configs.errors import PlanError
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.units import size
 from ntkpipe.pipeline.cost import Cost, CostModel
 from ntkpipe.storage.factor import FACTOR_PREFIX, factor_stages
 from ntkpipe.storage.features import DERIVE_PREFIX, FEATURES_STAGE, MOMENTS_STAGE, derive_stage
@@ -193,12 +194,7 @@ class Plan:
         if free is not None and needed > free:
             sizes = ", ".join(f"{name}: {split.num_samples:,}" for name, split in self.geometry.splits.items())
             raise PlanError(
-                f"{store.url}: the run needs {_binary(needed)} of storage and {_binary(free)} are free. It stores "
+                f"{store.url}: the run needs {size(needed)} of storage and {size(free)} are free. It stores "
                 f"{len(self.geometry.kernels)} kernels over samples ({sizes}). Free some space, choose another place "
                 "with --out, use fewer samples or kernels, or store.dtype=float32."
             )
-
-
-def _binary(num_bytes: int) -> str:
-    unit, scale = ("GiB", 2**30) if num_bytes >= 2**30 else ("MiB", 2**20)
-    return f"{num_bytes / scale:.2f} {unit}"

@@ -20,6 +20,7 @@ from ntkpipe.configs.errors import (
     error_of_kind,
 )
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.units import size
 from ntkpipe.pipeline.events import Progress, Silent
 from ntkpipe.pipeline.execution import absolute, make_plan, worker_spec
 from ntkpipe.pipeline.manifests import check_same, make_manifest
@@ -37,7 +38,6 @@ from ntkpipe.pipeline.query.run import Run, open_run
 from ntkpipe.pipeline.query.stored import StoredRunReader
 from ntkpipe.pipeline.run import Url, carry_out, check_free, check_shared
 from ntkpipe.pipeline.stopping import StopRequest
-from ntkpipe.pipeline.units import size
 from ntkpipe.storage import layout
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.records import Manifest

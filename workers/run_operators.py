@@ -110,5 +110,10 @@ class RunOperators:
             return scaled
 
         shape = (self._geometry.splits[split].num_samples, kernel.feature_dim * len(groups))
-        rows = self._geometry.shard_rows * max(1, FEATURE_BLOCK_ROWS // self._geometry.shard_rows)
+        rows = feature_rows(self._geometry.shard_rows)
         return StoredFeatures(read, shape, self._dtype, block_rows=rows, cache_bytes=CACHE_BYTES)
+
+
+def feature_rows(shard_rows: int) -> int:
+    """Return how many rows of features are read at a time: whole shards."""
+    return shard_rows * max(1, FEATURE_BLOCK_ROWS // shard_rows)

@@ -4,18 +4,16 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.table import Table
 
 from ntkpipe.configs.kernels.names import CLOSED_FORMS, RANDOM_FEATURES
 from ntkpipe.configs.run import RunConfig
+from ntkpipe.configs.units import duration, size
 from ntkpipe.pipeline.cli.terminal import cell, say
 from ntkpipe.pipeline.prediction.forecast import Forecast
 from ntkpipe.pipeline.prediction.workload import Workload
-from ntkpipe.pipeline.units import duration as time_text
 from ntkpipe.storage.records import KernelGeometry
 from ntkpipe.storage.schema import stored_bytes
-from ntkpipe.workers.solvers.choice import duration
 
 
 def print_plan(console: Console, workload: Workload, *, explain: bool = False) -> None:
@@ -30,8 +28,8 @@ def print_plan(console: Console, workload: Workload, *, explain: bool = False) -
             price.stage,
             f"{price.num_tasks:,}",
             f"{float(cost.flops):.2e}",
-            decimal(cost.bytes_read),
-            decimal(cost.bytes_written),
+            size(cost.bytes_read),
+            size(cost.bytes_written),
         )
     console.print(table)
     for name, split in made.geometry.splits.items():
@@ -40,7 +38,7 @@ def print_plan(console: Console, workload: Workload, *, explain: bool = False) -
         _line(console, f"kernel {kernel.name}", f"{kernel.kind}, {_described(made.config, kernel)}")
     for name, choice in workload.solvers.items():
         _print_solver(console, name, choice)
-    _line(console, "storage", decimal(stored_bytes(made.geometry)))
+    _line(console, "storage", size(stored_bytes(made.geometry)))
     _print_resources(console, workload)
     if probe.gradient is not None and not probe.gradient.passed:
         _line(
@@ -64,8 +62,8 @@ def _print_resources(console: Console, workload: Workload) -> None:
     _line(
         console,
         "memory of a worker",
-        f"features {decimal(memory.features_bytes)}, kernel {decimal(memory.kernel_bytes)} predicted, "
-        f"{decimal(int(resources.max_worker_bytes))} allowed",
+        f"features {size(memory.features_bytes)}, kernel {size(memory.kernel_bytes)} predicted, "
+        f"{size(int(resources.max_worker_bytes))} allowed",
     )
 
 
@@ -86,7 +84,7 @@ def print_forecast(console: Console, found: Forecast) -> None:
             stage.driver_seconds,
             stage.seconds,
         )
-        table.add_row(stage.stage, *(time_text(part) for part in parts))
+        table.add_row(stage.stage, *(duration(part) for part in parts))
     console.print(table)
     for group in cluster.groups:
         share = "" if group.device.kind == "cpu" else f", {group.devices_per_node} on a node"
@@ -94,11 +92,11 @@ def print_forecast(console: Console, found: Forecast) -> None:
             console,
             f"group {group.name}",
             f"{group.nodes:,} nodes, {group.num_workers:,} workers on {group.device_name}{share}; "
-            f"{decimal(group.worker_bytes)} of memory each, {decimal(found.worker_bytes)} predicted; "
+            f"{size(group.worker_bytes)} of memory each, {size(found.worker_bytes)} predicted; "
             f"rates: {group.device.source}",
         )
-    _line(console, f"storage {cluster.storage_name}", f"{decimal(found.stored_bytes)}; rates: {cluster.storage.source}")
-    _line(console, "time", f"about {time_text(found.seconds)}, by formula ({found.measured})")
+    _line(console, f"storage {cluster.storage_name}", f"{size(found.stored_bytes)}; rates: {cluster.storage.source}")
+    _line(console, "time", f"about {duration(found.seconds)}, by formula ({found.measured})")
     if found.price or found.month_price:
         run = f"{found.price:,.2f} for the run" if cluster.has_prices else "of the nodes is not known"
         _line(console, "price", f"{run}, {found.month_price:,.2f} a month for what is stored")
@@ -134,8 +132,8 @@ def _print_solver(console: Console, name: str, choice: Any) -> None:
         _line(
             console,
             f"  {candidate.kind}",
-            f"{duration(candidate.seconds)}, {candidate.passes:.1f} passes, {decimal(int(candidate.bytes_read))} read, "
-            f"{decimal(int(candidate.memory_bytes))} of memory",
+            f"{duration(candidate.seconds)}, {candidate.passes:.1f} passes, {size(candidate.bytes_read)} read, "
+            f"{size(candidate.memory_bytes)} of memory",
         )
 
 
@@ -152,7 +150,7 @@ def _print_coverage(console: Console, probe: Any, *, explain: bool) -> None:
         ways = ", ".join(f"{num} by {way}" for way, num in taken.most_common())
         total = sum(choice.seconds for choice in choices.values())
         unit = "sample" if kernel in probe.projected else "pair of samples"
-        _line(console, f"kernel {kernel}", f"parameters {ways}; predicted {_duration(total)} for a {unit}")
+        _line(console, f"kernel {kernel}", f"parameters {ways}; predicted {duration(total)} for a {unit}")
     if explain:
         for kernel, choices in probe.choices.items():
             _print_choices(console, kernel, choices)
@@ -162,15 +160,9 @@ def _print_choices(console: Console, kernel: str, choices: Any) -> None:
     """Print how a kernel handles each parameter, beside the predicted time of what it does not do."""
     table = Table("parameter", "taken", "time", "instead of", title=f"Ways of kernel {kernel}")
     for name, choice in choices.items():
-        others = ", ".join(f"{way} {_duration(seconds)}" for way, seconds in choice.others.items())
-        table.add_row(name, choice.way, _duration(choice.seconds), others)
+        others = ", ".join(f"{way} {duration(seconds)}" for way, seconds in choice.others.items())
+        table.add_row(name, choice.way, duration(choice.seconds), others)
     console.print(table)
-
-
-def _duration(seconds: float) -> str:
-    units = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
-    unit, scale = next((pair for pair in units if seconds >= pair[1]), units[-1])
-    return f"{float(f'{seconds / scale:.2g}'):g} {unit}"
 
 
 def _line(console: Console, name: str, text: str) -> None:

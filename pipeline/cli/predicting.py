@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ntkpipe.configs.errors import ConfigError, RunStoppedError
+from ntkpipe.configs.units import duration, size
 from ntkpipe.configs.yaml_text import parse_yaml
 from ntkpipe.pipeline.cli.output import write_answer
 from ntkpipe.pipeline.cli.progress import ProgressDisplay
@@ -16,7 +17,6 @@ from ntkpipe.pipeline.cli.running import Overrides, SingleWriter, Url, settings_
 from ntkpipe.pipeline.cli.terminal import cell, say
 from ntkpipe.pipeline.query.formats import Answer, Format, format_of
 from ntkpipe.pipeline.stopping import StopRequest
-from ntkpipe.pipeline.units import duration, size
 
 if TYPE_CHECKING:
     from ntkpipe.pipeline.new_samples import StageWork

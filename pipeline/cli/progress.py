@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from ntkpipe.configs.units import duration, size
 from ntkpipe.pipeline.cli.terminal import printable
 from ntkpipe.pipeline.meters import Clock, Meters
 from ntkpipe.pipeline.status import RunStatus
-from ntkpipe.pipeline.units import duration, size
 
 LINE_SECONDS = 5.0
 """Without a terminal a line is printed at most this often per stage, and at its end."""

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from ntkpipe.configs.errors import ConfigError, StorageError
 from ntkpipe.configs.loading import load_config
+from ntkpipe.configs.units import duration, size
 from ntkpipe.pipeline.cli.planning import CalibrationFile, CatalogueFiles, Samples, parse_samples
 from ntkpipe.pipeline.cli.running import Config, Overrides
 from ntkpipe.pipeline.cli.terminal import cell, printable, say, warn
@@ -24,10 +24,6 @@ Cluster = Annotated[
         help="What the job would run on, as for plan: 8xh100, 2x8xh100, 4xcpu,2xa100-80@s3, a name, or a YAML file.",
     ),
 ]
-
-
-UNITS: Final = ((2 * 86400.0, 86400.0, "d"), (7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
-"""From how many seconds on a time is told in a unit, and how many seconds that has."""
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +83,7 @@ def simulate(
     for one in sweep(workload, target, sizes, measured, chance, seed):
         found.append(one)
         # Very many tasks take minutes.
-        warn(f"simulated: {one.cluster.num_nodes:,} nodes, {_time(one.seconds)}")
+        warn(f"simulated: {one.cluster.num_nodes:,} nodes, {duration(one.seconds)}")
     content = document(workload, found, seed)
     if as_json:
         typer.echo(json.dumps(content, indent=1))
@@ -104,7 +100,7 @@ def _numbers(text: str | None) -> list[int]:
         ConfigError: They are no numbers above 0.
     """
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(part.isdigit() and int(part) for part in parts):
+    if not all(part.isdecimal() and int(part) for part in parts):
         raise ConfigError(f"--nodes {text!r} is not of the form N,N,..., such as 1,10,100.")
     return [int(part) for part in parts]
 
@@ -113,18 +109,18 @@ def _print_table(sizes: Sequence[Mapping[str, Any]], title: str) -> None:
     console = Console()
     facts: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "workers": lambda row: f"{row['workers']:,}",
-        "time": lambda row: _time(row["seconds"]),
+        "time": lambda row: duration(row["seconds"]),
         "speed-up": lambda row: f"{row['speed_up']:,.3g}",
         "efficiency": lambda row: f"{row['efficiency']:.0%}",
         "workers busy": lambda row: f"{row['utilisation']:.0%}",
         "driver busy": lambda row: f"{row['driver_share']:.1%}",
-        "slowest 1 % of tasks": lambda row: f"{row['slowest_task_seconds']:.3g} s",
-        "median of tasks": lambda row: f"{row['median_task_seconds']:.3g} s",
+        "slowest 1 % of tasks": lambda row: duration(row["slowest_task_seconds"]),
+        "median of tasks": lambda row: duration(row["median_task_seconds"]),
         "nodes lost": lambda row: f"{row['nodes_lost']:,}",
         "retries": lambda row: f"{row['retries']:,}",
         "tasks done twice": lambda row: f"{row['redone']:,}",
-        "read": lambda row: decimal(row["bytes_read"]),
-        "written": lambda row: decimal(row["bytes_written"]),
+        "read": lambda row: size(row["bytes_read"]),
+        "written": lambda row: size(row["bytes_written"]),
         "sides of blocks read": lambda row: f"{row['sides_read']:,}",
         "as planned": lambda row: f"{row['sides_planned']:,}",
         "price": lambda row: f"{row['price']:,.2f}" if row["price"] else "-",
@@ -140,12 +136,6 @@ def _print_table(sizes: Sequence[Mapping[str, Any]], title: str) -> None:
     for row in sizes:
         if row["failure"]:
             say(console, f"{row['nodes']:,} nodes: the run ends with an error: {row['failure']}")
-
-
-def _time(seconds: float) -> str:
-    """Return a time in a unit that a person would use."""
-    scale, unit = next((scale, unit) for least, scale, unit in UNITS if seconds >= least)
-    return f"{seconds / scale:,.3g} {unit}"
 
 
 def _write(folder: Path, content: Mapping[str, Any], table: str, title: str) -> None:

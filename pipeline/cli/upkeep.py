@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 
+from ntkpipe.configs.units import size
 from ntkpipe.pipeline.cli.running import Url, resume
 from ntkpipe.pipeline.cli.terminal import command, say
 from ntkpipe.storage import layout
@@ -41,7 +41,7 @@ def verify(
     for finding in findings:
         name = finding.task if finding.stage == layout.SEGMENTS else f"{finding.stage} task {finding.task}"
         say(console, f"{name}: {finding.problem}")
-    say(console, f"checked: {num_tasks:,} tasks, {num_chunks:,} chunks and objects, {decimal(num_bytes)}")
+    say(console, f"checked: {num_tasks:,} tasks, {num_chunks:,} chunks and objects, {size(num_bytes)}")
     if not findings:
         console.print("Everything is as it was committed.")
     elif repair:
@@ -61,10 +61,10 @@ def gc(
 
     console, found = Console(), collect(url, dry_run=dry_run)
     for kind, (number, num_bytes) in found.by_kind().items():
-        say(console, f"{kind}: {number:,}, {decimal(num_bytes)}")
+        say(console, f"{kind}: {number:,}, {size(num_bytes)}")
     for key in found.foreign[:SHOWN]:
         say(console, f"left alone, no run has written it: {key}")
     if len(found.foreign) > SHOWN:
         say(console, f"left alone: {len(found.foreign) - SHOWN:,} more")
     verb = "would be removed" if dry_run else "removed"
-    say(console, f"{verb}: {len(found.pieces):,} objects, {decimal(found.num_bytes)}")
+    say(console, f"{verb}: {len(found.pieces):,} objects, {size(found.num_bytes)}")

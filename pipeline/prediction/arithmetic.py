@@ -1,5 +1,6 @@
 """How much work, how many bytes and how many requests a task is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, final
 
@@ -10,7 +11,9 @@ from ntkpipe.storage.grid import Block, num_chunks
 from ntkpipe.storage.records import KernelGeometry
 from ntkpipe.workers.kernels.formula_costs import formula_flops
 from ntkpipe.workers.probing.solvers import run_problem
-from ntkpipe.workers.solvers.prediction import Machine, predict
+from ntkpipe.workers.run_operators import feature_rows
+from ntkpipe.workers.solvers.prediction import Machine, Prediction, Problem, predict
+from ntkpipe.workers.solvers.sharing import Rounds, rounds, shared_cost
 from ntkpipe.workers.tasks import (
     AnalysisTask,
     DeriveTask,
@@ -30,6 +33,9 @@ ENTRY_BYTES: Final = 48.0
 
 EXTRA_REQUESTS: Final = 2
 """Of a task beside its chunks: a look at the driver's lock, and at a receipt."""
+
+STATE_REQUESTS: Final = 3
+"""Of a task of a shared solve beside that: names of states, the last one, and names of parts."""
 
 
 @final
@@ -52,21 +58,29 @@ class Amount:
 class Arithmetic:
     """Counts the tasks of one job, as they are on a CPU or on a GPU.
 
+    Args:
+        workload: The job.
+        on_cpu: Where it runs.
+        shares_solves: Whether several workers share the solves that can be shared.
+
     Attributes:
         passes: How batches are cut.
         memory: Predicted peak of a worker.
+        rounds: By solution, how it is shared; none for solves that are one task.
 
     Raises:
         PlanError: A single sample does not fit the memory that the job allows a worker.
     """
 
-    def __init__(self, workload: Workload, *, on_cpu: bool) -> None:
+    def __init__(self, workload: Workload, *, on_cpu: bool, shares_solves: bool = False) -> None:
         self._workload = workload
         self._config, self._geometry = workload.config, workload.geometry
         self._costs = workload.costs()
         self.passes, self.memory = workload.passes(int(workload.config.resources.max_worker_bytes), on_cpu=on_cpu)
         self._model: ModelWork = workload.work(self.passes, on_cpu=on_cpu)
         self._double = self._geometry.dtype == "float64"
+        found = ((solve.name, _rounds(workload, solve)) for solve in self._config.solve if shares_solves)
+        self.rounds: dict[str, Rounds] = {name: shared for name, shared in found if shared is not None}
 
     def of(self, task: Task) -> Amount:
         """Return what a task is."""
@@ -79,8 +93,10 @@ class Arithmetic:
                 return self._counted(task)
             case SolveTask(name=name):
                 return self._solve(task, name)
-            case SolvePartTask() | SolveStepTask():
-                return Amount(Work())
+            case SolvePartTask(name=name):
+                return self._part(name, self.rounds[name])
+            case SolveStepTask(name=name):
+                return _step(self.rounds[name])
 
     def _features(self, task: Task, num: int) -> Amount:
         model, geometry = self._model, self._geometry
@@ -153,11 +169,29 @@ class Arithmetic:
         return Amount(work, price.bytes_read, price.bytes_written, reads, 1)
 
     def _solve(self, task: Task, name: str) -> Amount:
-        price, index = self._costs.price(task), self._geometry.solutions.index(name)
-        work = solve_work(self._workload, self._config.solve[index])
-        chunk = (8 if self._double else 4) * self._geometry.block_rows**2
-        num_reads = EXTRA_REQUESTS + num_chunks(price.bytes_read, chunk)
-        return Amount(work, price.bytes_read, price.bytes_written, num_reads, 2 + len(self._geometry.splits))
+        """Return a solve that is one task, or what is left of it to the task that ends it."""
+        price, solve = self._costs.price(task), self._section(name)
+        work, bytes_read = solve_work(self._workload, solve), price.bytes_read
+        if name in self.rounds:
+            shared, of_rounds = shared_work(self._workload, solve)
+            work, bytes_read = work + shared.times(-1), bytes_read - of_rounds
+        num_reads = EXTRA_REQUESTS + num_chunks(bytes_read, self._chunk_bytes)
+        return Amount(work, bytes_read, price.bytes_written, num_reads, 2 + len(self._geometry.splits))
+
+    def _part(self, name: str, shared: Rounds) -> Amount:
+        """Return one part of one round, which reads the last state beside its share of the matrix."""
+        work, bytes_read = shared_work(self._workload, self._section(name))
+        num = shared.num_steps * shared.num_parts
+        own = bytes_read // num
+        num_reads = EXTRA_REQUESTS + STATE_REQUESTS + num_chunks(own, self._chunk_bytes)
+        return Amount(work.times(1 / num), shared.state_bytes + own, shared.part_bytes, num_reads, 1)
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return (8 if self._double else 4) * self._geometry.block_rows**2
+
+    def _section(self, name: str) -> SolveConfig:
+        return self._config.solve[self._geometry.solutions.index(name)]
 
 
 def matrices_of(shape: KernelGeometry) -> int:
@@ -166,12 +200,44 @@ def matrices_of(shape: KernelGeometry) -> int:
 
 
 def solve_work(workload: Workload, solve: SolveConfig) -> Work:
-    """Return the work behind the predicted time of a solver: what it takes where all but one speed is infinite."""
+    """Return the work behind the predicted time of a solver."""
+    return _work_behind(predict, workload, solve)
+
+
+def shared_work(workload: Workload, solve: SolveConfig) -> tuple[Work, int]:
+    """Return the part of it that belongs to the rounds of a shared solve, and what is read for that of the matrix."""
+    problem = run_problem(solve, workload.geometry, workload.sample_size)
+    machine = Machine(memory_bytes=float(workload.config.resources.max_worker_bytes))
+    return _work_behind(shared_cost, workload, solve), round(shared_cost(solve, problem, machine).bytes_read)
+
+
+def _step(shared: Rounds) -> Amount:
+    """Return the end of a step: it looks for all parts, adds them up in their order and deletes them."""
+    num_reads = EXTRA_REQUESTS + STATE_REQUESTS + 2 * shared.num_parts
+    bytes_read = shared.num_parts * shared.part_bytes + shared.state_bytes
+    # What is added up passes through memory twice.
+    work = Work(bytes=2.0 * shared.num_parts * shared.part_bytes)
+    return Amount(work, bytes_read, shared.state_bytes, num_reads, 2 + shared.num_parts)
+
+
+def _rounds(workload: Workload, solve: SolveConfig) -> Rounds | None:
+    geometry, problem = workload.geometry, run_problem(solve, workload.geometry, workload.sample_size)
+    kernel, _ = geometry.matrix(solve.kernel)
+    of_features = solve.needs == "features" or not (problem.tiles or problem.entry_flops)
+    return rounds(
+        solve, problem, feature_rows(geometry.shard_rows) if of_features else geometry.block_rows * kernel.width
+    )
+
+
+def _work_behind(
+    count: Callable[[SolveConfig, Problem, Machine], Prediction], workload: Workload, solve: SolveConfig
+) -> Work:
+    """Return the work behind a predicted time: what it takes where all but one speed is infinite."""
     problem = run_problem(solve, workload.geometry, workload.sample_size)
     memory, fast = float(workload.config.resources.max_worker_bytes), float("inf")
 
     def amount(single: float = fast, double: float = fast, memory_speed: float = fast) -> float:
         machine = Machine(memory, single, double, storage_bytes=fast, memory_speed=memory_speed)
-        return predict(solve, problem, machine).seconds
+        return count(solve, problem, machine).seconds
 
     return Work(flops=amount(single=1.0), double_flops=amount(double=1.0), bytes=amount(memory_speed=1.0))

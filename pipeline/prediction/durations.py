@@ -20,6 +20,7 @@ from ntkpipe.pipeline.prediction.workload import Workload
 from ntkpipe.storage.factor import FACTOR_PREFIX
 from ntkpipe.storage.features import DERIVE_PREFIX
 from ntkpipe.workers.passes import PassPlan, WorkerMemory
+from ntkpipe.workers.solvers.sharing import Rounds
 from ntkpipe.workers.tasks import (
     AnalysisTask,
     DeriveTask,
@@ -90,6 +91,7 @@ class Durations:
         efficiency: By family of stages, see :func:`family`, what share of the roofline's speed was reached; 1 for what
             is missing.
         first_seconds: By family of stages, by how much a worker's first task takes longer: it loads model and data.
+        shares_solves: Whether several workers share the solves that can be shared.
     """
 
     workload: Workload
@@ -98,11 +100,13 @@ class Durations:
     storage: StorageConfig
     efficiency: Mapping[str, float] = field(default_factory=dict)
     first_seconds: Mapping[str, float] = field(default_factory=dict)
+    shares_solves: bool = False
     _arithmetic: Arithmetic = field(init=False)
     _known: dict[Hashable, Times] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._arithmetic = Arithmetic(self.workload, on_cpu=self.device.kind == "cpu")
+        on_cpu = self.device.kind == "cpu"
+        self._arithmetic = Arithmetic(self.workload, on_cpu=on_cpu, shares_solves=self.shares_solves)
 
     @property
     def memory(self) -> WorkerMemory:
@@ -113,6 +117,11 @@ class Durations:
     def passes(self) -> PassPlan:
         """How batches are cut."""
         return self._arithmetic.passes
+
+    @property
+    def rounds(self) -> Mapping[str, Rounds]:
+        """How solves are shared, by solution; none for those that are one task."""
+        return self._arithmetic.rounds
 
     def times(self, task: Task) -> Times:
         """Return what a task takes."""
@@ -174,8 +183,9 @@ def durations_on(workload: Workload, cluster: Cluster, calibration: Calibration 
     """
     efficiency = calibration.efficiency if calibration is not None else {}
     first = calibration.first_seconds if calibration is not None else {}
+    shares = workload.config.resources.share_solves and cluster.num_workers > 1
     return {
-        group.name: Durations(workload, group.device, group.share, cluster.storage, efficiency, first)
+        group.name: Durations(workload, group.device, group.share, cluster.storage, efficiency, first, shares)
         for group in cluster.groups
     }
 

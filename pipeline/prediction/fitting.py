@@ -12,8 +12,8 @@ from ntkpipe.configs.errors import ConfigError, PlanError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve.auto import AutoSolve
+from ntkpipe.configs.units import size
 from ntkpipe.pipeline.prediction.workload import Workload
-from ntkpipe.pipeline.units import size
 from ntkpipe.storage.schema import stored_bytes
 from ntkpipe.workers.probing.solvers import run_problem
 from ntkpipe.workers.solvers.choice import choose

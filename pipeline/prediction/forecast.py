@@ -1,24 +1,27 @@
 """What a job takes on a described cluster, stage by stage: an estimate by formula, which a simulation of it refines.
 
-The time of a stage is the longest of three: its workers', its storage's and its driver's. What workers wait for each
-other, failures and nodes that come late are not in it, nor that stages may overlap.
+The time of a stage is the longest of three: its workers', its storage's and its driver's. That workers wait for each
+other is in it only where they share a solve; failures and nodes that come late are not, nor that stages may overlap.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal, final
 
 from ntkpipe.configs.calibration import Calibration
+from ntkpipe.configs.cluster import StorageConfig
 from ntkpipe.configs.described import Cluster
 from ntkpipe.pipeline.cost import Cost
-from ntkpipe.pipeline.prediction.durations import Durations, durations_on, family
+from ntkpipe.pipeline.prediction.durations import Durations, Times, durations_on, family
 from ntkpipe.pipeline.prediction.workload import Workload
 from ntkpipe.pipeline.scheduling.blocks import planned_reads, strip_height
 from ntkpipe.storage.grid import num_chunks
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.ledger import COMMITS_AT_ONCE
 from ntkpipe.storage.schema import stored_bytes
-from ntkpipe.workers.tasks import KernelTask, SolveTask, Task
+from ntkpipe.storage.solutions import SOLVE_STAGE
+from ntkpipe.workers.tasks import KernelTask, SolvePartTask, SolveStepTask, Task
 
 Bound = Literal["workers", "storage", "driver"]
 
@@ -42,7 +45,8 @@ class StageForecast:
     task_seconds: float
     """Of its longest task, on the fastest workers."""
     total_seconds: float
-    """Of all tasks, one after the other, as the workers share them; what receipts add up to."""
+    """Of all tasks, one after the other, as the workers share them; what receipts add up to, which the rounds of shared
+    solves have none of."""
     worker_seconds: float
     """Of the workers side by side, as if they shared nothing."""
     storage_seconds: float
@@ -134,22 +138,26 @@ def _stage(
     num_tasks = sum(num for _, num in shapes)
     share = _share_read(workload, cluster, durations, shapes) if stage == KERNEL_STAGE else 1.0
     each = next(iter(durations.values()))
-    num_reads = sum(round(each.times(task).num_reads * share) * num for task, num in shapes)
-    num_writes = sum(each.times(task).num_writes * num for task, num in shapes)
-    read = round(cost.bytes_read * share)
+    in_rounds = list(_in_rounds(each)) if stage == SOLVE_STAGE else []
+    all_shapes = [*shapes, *in_rounds]
+    num_reads = sum(round(each.times(task).num_reads * share) * num for task, num in all_shapes)
+    num_writes = sum(each.times(task).num_writes * num for task, num in all_shapes)
+    read = round(sum(each.times(task).bytes_read * num for task, num in all_shapes) * share)
+    written = sum(each.times(task).bytes_written * num for task, num in all_shapes)
     storage = cluster.storage
-    total, side_by_side = _worker_seconds(workload, cluster, durations, shapes, share)
+    total, side_by_side = _worker_seconds(cluster, durations, shapes, partial(_task_seconds, share))
+    rounds = _rounds_seconds(cluster, durations) if in_rounds else 0.0
     return StageForecast(
         stage=stage,
         num_tasks=num_tasks,
-        cost=replace(cost, bytes_read=read),
+        cost=replace(cost, bytes_read=read, bytes_written=written),
         num_reads=num_reads,
         num_writes=num_writes,
-        task_seconds=min(max(found.times(task).seconds for task, _ in shapes) for found in durations.values()),
+        task_seconds=min(max(found.times(task).seconds for task, _ in all_shapes) for found in durations.values()),
         total_seconds=total,
-        worker_seconds=side_by_side,
+        worker_seconds=rounds + side_by_side,
         storage_seconds=max(
-            read / storage.total_read + cost.bytes_written / storage.total_write,
+            read / storage.total_read + written / storage.total_write,
             (num_reads + num_writes) / storage.total_requests,
         ),
         driver_seconds=num_tasks * (cluster.driver_seconds_per_task + 1 / (storage.commits * COMMITS_AT_ONCE)),
@@ -171,14 +179,39 @@ def _share_read(workload: Workload, cluster: Cluster, durations: Mapping[str, Du
     return min(1.0, read / needed)
 
 
+def _in_rounds(durations: Durations) -> Iterator[tuple[Task, int]]:
+    """Yield the tasks of shared solves that leave no receipt, and how many there are of each."""
+    for name, shared in durations.rounds.items():
+        yield SolvePartTask(name, 0, 0), shared.num_steps * shared.num_parts
+        yield SolveStepTask(name), shared.num_steps + 1
+
+
+def _rounds_seconds(cluster: Cluster, durations: Mapping[str, Durations]) -> float:
+    """Return how long the rounds of all shared solves take: one after the other, each until its last part is there."""
+    total = 0.0
+    for name, shared in next(iter(durations.values())).rounds.items():
+        part = SolvePartTask(name, 0, 0)
+        _, parts = _worker_seconds(cluster, durations, [(part, shared.num_parts)], partial(_task_seconds, 1.0))
+        times = [each.times(part) for each in durations.values()]
+        # As many as there are workers begin at once, and the last one's bytes come after those of all others.
+        at_once = min(shared.num_parts, cluster.num_workers)
+        parts += min(_queueing_seconds(cluster.storage, at_once, each) for each in times)
+        parts = max(
+            parts, min(_queueing_seconds(cluster.storage, shared.num_parts, each) + each.seconds for each in times)
+        )
+        step = min(each.times(SolveStepTask(name)).seconds for each in durations.values())
+        total += shared.num_steps * parts + (shared.num_steps + 1) * step
+    return total
+
+
 def _worker_seconds(
-    workload: Workload, cluster: Cluster, durations: Mapping[str, Durations], shapes: Shapes, share: float
+    cluster: Cluster, durations: Mapping[str, Durations], shapes: Shapes, seconds_of: Callable[[Durations, Task], float]
 ) -> tuple[float, float]:
     """Return how long all tasks take, and workers that share them: never less than a whole task."""
     rate, whole = 0.0, float("inf")
     for group in cluster.groups:
         each = durations[group.name]
-        seconds = [(_task_seconds(workload, each, task, share, group.num_workers), num) for task, num in shapes]
+        seconds = [(seconds_of(each, task), num) for task, num in shapes]
         rate += group.num_workers / sum(time * num for time, num in seconds)
         # Equal tasks come in rounds, the last of which may leave workers without one.
         rounds = max(time * -(-num // cluster.num_workers) for time, num in seconds)
@@ -186,11 +219,15 @@ def _worker_seconds(
     return cluster.num_workers / rate, max(1 / rate, whole)
 
 
-def _task_seconds(workload: Workload, durations: Durations, task: Task, share: float, num_workers: int) -> float:
+def _queueing_seconds(storage: StorageConfig, num: int, times: Times) -> float:
+    """Return for how long the last of so many equal tasks, which read and write at the same time, waits for the others."""
+    reads = max(num * times.bytes_read / storage.total_read, num * times.num_reads / storage.total_requests)
+    writes = max(num * times.bytes_written / storage.total_write, num * times.num_writes / storage.total_requests)
+    return max(0.0, reads - times.read) + max(0.0, writes - times.write)
+
+
+def _task_seconds(share: float, durations: Durations, task: Task) -> float:
     times = durations.times(task)
-    if isinstance(task, SolveTask) and num_workers > 1 and workload.config.resources.share_solves:
-        solve = workload.config.solve[workload.geometry.solutions.index(task.name)]
-        return times.seconds / num_workers if solve.in_parts else times.seconds
     # Almost all blocks follow one with the same rows.
     kept = times.kept if isinstance(task, KernelTask) else 0.0
     return times.compute - kept + times.read * share + times.write

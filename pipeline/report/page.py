@@ -3,6 +3,7 @@
 import time
 from typing import Final
 
+from ntkpipe.configs.units import duration, size
 from ntkpipe.pipeline.events import read_events
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.pipeline.query.stored import StoredRunReader
@@ -21,7 +22,6 @@ from ntkpipe.pipeline.report.tables import (
 from ntkpipe.pipeline.report.throughput import throughput
 from ntkpipe.pipeline.report.timeline import MAX_LANES, colour, timeline
 from ntkpipe.pipeline.status import RunStatus
-from ntkpipe.pipeline.units import duration, size
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.stores.base import AbstractStore
 

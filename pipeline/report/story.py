@@ -13,6 +13,7 @@ from ntkpipe.configs.secrets import redacted
 from ntkpipe.pipeline.events import Event
 from ntkpipe.pipeline.report.bins import TimeBins
 from ntkpipe.pipeline.report.facts import Fault, Largest, Span, StageFacts, Tenure, WorkerFacts
+from ntkpipe.workers.tasks import MEMORY_KIND
 
 MAX_SPANS = 2_000
 """Tasks that are drawn one by one; with more of them only bins are."""
@@ -29,6 +30,9 @@ OTHERS = "others"
 
 GAP_SHARE = 0.04
 """Of the time before it, what the axis shows of a gap between drivers, and at least a second."""
+
+OF_LOSS = ("worker-lost", "deadline", MEMORY_KIND)
+"""Kinds of failures that a worker's end is told of right before: it died, or the driver has ended it."""
 
 MAX_TEXT = 400
 """Characters of a message that are kept."""
@@ -48,7 +52,7 @@ class Story:
         spans: Every task, None once there were too many.
         slowest: Tasks.
         faults: The first ones.
-        fault_counts: All of them by stage, kind and verdict.
+        fault_counts: All of them by stage, kind and verdict; that a worker is lost with a task is one, that of the task.
         damaged: What could not be read.
         num_damaged: How much that was.
         set_back_seconds: By how much clocks went back in all.
@@ -68,6 +72,7 @@ class Story:
         self.num_damaged = 0
         self.set_back_seconds = 0.0
         self._clock_at = 0.0
+        self._lost: dict[str, tuple[tuple[str, str, str], Fault]] = {}
 
     def note_damage(self, text: str) -> None:
         """Keep what could not be read."""
@@ -127,6 +132,7 @@ class Story:
         if "chunks_read" in event.fields:
             stage.chunks_read += event.number("chunks_read")
             stage.reads[min(int(event.number("chunks_read")), 1000)] += 1
+        self._lost.pop(worker_name, None)
         worker.tasks += 1
         worker.busy_seconds += seconds
         worker.num_bytes += num_bytes
@@ -151,6 +157,8 @@ class Story:
         self.tenures[-1].failures += 1
         name = _short(event.text("worker"))
         if name:
+            if event.text("kind") in OF_LOSS:
+                self._take_back(self._name(name))
             worker = self._of(self._name(name))
             worker.failures += 1
             worker.see(self.stop, self.stop)
@@ -167,21 +175,38 @@ class Story:
             worker.device = _short(event.text("device")) or worker.device
             if state != "starting":
                 worker.see(self.stop, self.stop)
+            self._lost.pop(name, None)
         if state == "lost":
             self.bins.add(("lost", name), self.stop, self.stop, 1.0)
-            self._fault(event, "", "worker-lost", message or "the worker was lost", "")
+            found = self._fault(event, "", "worker-lost", message or "the worker was lost", "")
+            if name:
+                self._lost[name] = found
         elif message:
             self._fault(event, "", f"worker {state}", message, "")
 
-    def _fault(self, event: Event, stage: str, kind: str, message: str, verdict: str) -> None:
+    def _take_back(self, worker: str) -> None:
+        """Count no longer that a worker was lost: what it was doing is told as failed, and the two are one incident."""
+        lost = self._lost.pop(worker, None)
+        if lost is None:
+            return
+        key, fault = lost
+        self.fault_counts -= Counter([key])
+        self.faults = [other for other in self.faults if other is not fault]
+
+    def _fault(
+        self, event: Event, stage: str, kind: str, message: str, verdict: str
+    ) -> tuple[tuple[str, str, str], Fault]:
+        """Count a fault and keep it if there is room; return as what it was counted, and itself."""
         kind, verdict = _short(kind), _short(verdict)
-        if len(self.fault_counts) < MAX_FAULTS or (stage, kind, verdict) in self.fault_counts:
-            self.fault_counts[stage, kind, verdict] += 1
-        else:
-            self.fault_counts[OTHERS, OTHERS, OTHERS] += 1
+        key = (stage, kind, verdict)
+        if len(self.fault_counts) >= MAX_FAULTS and key not in self.fault_counts:
+            key = (OTHERS, OTHERS, OTHERS)
+        self.fault_counts[key] += 1
+        task, worker = _short(event.text("task")), _short(event.text("worker"))
+        fault = Fault(event.epoch, self.stop, stage, task, kind, _told(message), verdict, worker)
         if len(self.faults) < MAX_FAULTS:
-            task, worker = _short(event.text("task")), _short(event.text("worker"))
-            self.faults.append(Fault(event.epoch, self.stop, stage, task, kind, _told(message), verdict, worker))
+            self.faults.append(fault)
+        return key, fault
 
     def _stage(self, name: str) -> StageFacts:
         return self.stages.setdefault(name, StageFacts())

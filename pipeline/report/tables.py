@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from ntkpipe.configs.units import duration, size
 from ntkpipe.pipeline.report.facts import WorkerFacts
 from ntkpipe.pipeline.report.html import Child, Html, element, joined
 from ntkpipe.pipeline.report.story import Story
-from ntkpipe.pipeline.units import duration, size
 
 MAX_ROWS = 60
 """Of the table of workers; of more of them those that had most to do are shown."""

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, log10
 
+from ntkpipe.configs.units import duration
 from ntkpipe.pipeline.report.bins import NUM_BINS
 from ntkpipe.pipeline.report.facts import Tenure
 from ntkpipe.pipeline.report.html import Html, element, joined, number
 from ntkpipe.pipeline.report.story import Story
 from ntkpipe.pipeline.report.style import NUM_COLOURS
-from ntkpipe.pipeline.units import duration
 
 WIDTH = 1040.0
 LEFT = 150.0

@@ -64,7 +64,16 @@ class SimulatedLedger:
 
 @final
 class SimulatedTenure:
-    """A lock that nobody else wants."""
+    """A lock that nobody else wants; to know that, the driver asks the store.
+
+    Args:
+        spend: Lets virtual time pass.
+        request_seconds: Until the store has answered.
+    """
+
+    def __init__(self, spend: Callable[[float], None], request_seconds: float) -> None:
+        self._spend = spend
+        self._request_seconds = request_seconds
 
     @property
     def epoch(self) -> int:
@@ -72,10 +81,12 @@ class SimulatedTenure:
         return EPOCH
 
     def check(self) -> None:
-        """Go on."""
+        """Ask, and go on."""
+        self._spend(self._request_seconds)
 
     def look(self) -> None:
-        """Go on."""
+        """Ask, and go on."""
+        self._spend(self._request_seconds)
 
 
 @dataclass(slots=True)
@@ -118,6 +129,11 @@ class SimulatedLog:
         self.workers: Counter[str] = Counter()
         self.holes = 0
 
+    def begin(self, stage: str) -> None:
+        """Note that a stage is worked on, though nothing of it is about to be committed."""
+        times = self._of(stage)
+        times.begun_at = min(times.begun_at, self._now())
+
     def add(self, event: str, **fields: Any) -> None:
         """Take in an event."""
         if event == "commit":
@@ -131,11 +147,11 @@ class SimulatedLog:
             self._lines.write(json.dumps(head | fields) + "\n")
 
     def _commit(self, stage: str, seconds: float) -> None:
-        times = self.stages.get(stage)
-        if times is None:
-            times = self.stages[stage] = StageTimes()
-        now = self._now()
+        times, now = self._of(stage), self._now()
         times.num_tasks += 1
         times.begun_at = min(times.begun_at, now - seconds)
         times.ended_at = now
         times.task_seconds.append(seconds)
+
+    def _of(self, stage: str) -> StageTimes:
+        return self.stages.setdefault(stage, StageTimes())

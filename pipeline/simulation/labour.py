@@ -1,7 +1,7 @@
 """What tasks take of a worker: they are read, computed and written, some of it from memory, some of it in vain."""
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +17,7 @@ from ntkpipe.pipeline.simulation.chance import Draws
 from ntkpipe.pipeline.simulation.machines import Node
 from ntkpipe.pipeline.simulation.memory import KeptSides
 from ntkpipe.storage.records import ObjectRecord
-from ntkpipe.workers.tasks import KernelTask, SolveTask, Task, TaskResult
+from ntkpipe.workers.tasks import KernelTask, SolveStepTask, SolveTask, Task, TaskResult
 
 UNMOVED: Final = Moved(0.0, 0.0, 0.0)
 
@@ -89,6 +89,8 @@ class Labour:
         self._habits = habits
         self._draws = draws
         self._solved: dict[str, float] = {}
+        self.steps: Counter[str] = Counter()
+        """Of shared solves that have been taken, their set-ups included, by solution."""
 
     def begin(self, process: Process, now: float) -> float:
         """Begin to work on a worker's first task; return when it is computed."""
@@ -133,7 +135,9 @@ class Labour:
         self.bytes_read += process.bytes_read
         self.bytes_written += found.bytes_written
         objects, seconds = _written(found.bytes_written), now - process.since
-        process.tasks.popleft()
+        task = process.tasks.popleft()
+        if isinstance(task, SolveStepTask):
+            self.steps[task.name] += 1
         process.since = now
         return TaskResult((), objects, seconds, process.label, {}, process.bytes_read, process.chunks_read)
 

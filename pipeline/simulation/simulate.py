@@ -1,10 +1,11 @@
 """Simulates a run: the real driver and fleet, the tasks of the real plan, and workers that only take their time.
 
-Solves that workers share and analyses are simulated as the whole tasks that the plan prices.
+Analyses, and what one worker does of a solve, are simulated as the whole tasks that the plan prices.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TextIO, final
 
 from ntkpipe.configs.calibration import Calibration
@@ -17,6 +18,7 @@ from ntkpipe.pipeline.events import Silent
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.prediction.durations import durations_on
 from ntkpipe.pipeline.prediction.workload import Workload
+from ntkpipe.pipeline.rounds import take_rounds
 from ntkpipe.pipeline.scheduling.blocks import planned_reads, strip_height
 from ntkpipe.pipeline.scheduling.fleet import Fleet
 from ntkpipe.pipeline.simulation.account import Account
@@ -28,8 +30,11 @@ from ntkpipe.pipeline.simulation.workers import SimulatedWorkers, pool_of
 from ntkpipe.pipeline.stopping import StopRequest
 from ntkpipe.storage.kernel import KERNEL_STAGE
 from ntkpipe.storage.records import Geometry
+from ntkpipe.storage.solutions import SOLVE_STAGE
+from ntkpipe.storage.solver_state import SolveProgress
 from ntkpipe.workers.passes import PassPlan
-from ntkpipe.workers.tasks import WorkerSpec
+from ntkpipe.workers.solvers.sharing import Rounds
+from ntkpipe.workers.tasks import SharedSolveTask, WorkerSpec
 
 SATURATED: Final = 0.8
 """Share of a run's time from which on something that is busy for so long holds everything up."""
@@ -118,6 +123,26 @@ class Scene:
     habits: Habits
     chance: Chance
     seed: int
+    rounds: Mapping[str, Rounds] = field(default_factory=dict)
+    """How workers share solves, by solution; none for those that are one task."""
+
+
+@final
+class SharingWorkers:
+    """The driver, as rounds of shared solves ask it; workers that wait for the last part of a round have nothing to do."""
+
+    def __init__(self, driver: Driver, workers: SimulatedWorkers) -> None:
+        self._driver = driver
+        self._workers = workers
+
+    def run_shared(self, name: str, tasks: Iterable[SharedSolveTask]) -> bool:
+        """Carry out tasks of one solution."""
+        found = self._driver.run_shared(name, tasks)
+        self._workers.close_stage()
+        return found
+
+    def note(self, text: str) -> None:
+        """Tell nobody."""
 
 
 def scene_of(workload: Workload, cluster: Cluster, calibration: Calibration | None, chance: Chance, seed: int) -> Scene:
@@ -136,7 +161,8 @@ def scene_of(workload: Workload, cluster: Cluster, calibration: Calibration | No
         first_seconds=dict(next(iter(times.values())).first_seconds),
         checkpoint_seconds=workload.config.resources.checkpoint_seconds,
     )
-    return Scene(workload.plan(), cluster, times, habits, chance, seed)
+    rounds = dict(next(iter(times.values())).rounds)
+    return Scene(workload.plan(), cluster, times, habits, chance, seed, rounds)
 
 
 def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
@@ -168,7 +194,7 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
             plan,
             fleet,
             ledger,
-            SimulatedTenure(),
+            SimulatedTenure(workers.spend, cluster.storage.request_seconds),
             log,
             Silent(),
             StopRequest(),
@@ -177,12 +203,30 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
         )
         try:
             for stages in plan.waves:
+                if SOLVE_STAGE in stages:
+                    _share_solves(scene, driver, workers, log)
                 driver.run_stages(*stages)
                 workers.close_stage()
             driver.conclude()
         except NtkPipeError as error:
             failure = error.message
     return _simulated(scene, machines, workers, ledger, log, failure)
+
+
+def _share_solves(scene: Scene, driver: Driver, workers: SimulatedWorkers, log: SimulatedLog) -> None:
+    """Take the rounds of solves that workers share; what ends them is a task of the stage."""
+    hands, taken = SharingWorkers(driver, workers), workers.labour.steps
+    for name, shared in scene.rounds.items():
+        log.begin(SOLVE_STAGE)
+        take_rounds(hands, name, partial(_progress, shared, taken, name))
+
+
+def _progress(shared: Rounds, steps: Mapping[str, int], name: str) -> SolveProgress | None:
+    """Return how far a solve is after the steps that were taken, the first of which is its set-up."""
+    taken = steps.get(name, 0)
+    if not taken:
+        return None
+    return SolveProgress(place=taken, num_parts=shared.num_parts, finished=taken > shared.num_steps, text="")
 
 
 def _simulated(

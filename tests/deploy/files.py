@@ -14,7 +14,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERSION: str = PROJECT["project"]["version"]
 README = (DEPLOY / "README.md").read_text()
 
-MANIFESTS = ("networkpolicy.yaml", "raycluster.yaml", "rayjob.yaml", "secrets.example.yaml")
+MANIFESTS = ("networkpolicy.yaml", "podmonitor.yaml", "raycluster.yaml", "rayjob.yaml", "secrets.example.yaml")
 LAUNCHERS = ("aws.yaml", "local.yaml")
 
 FENCE = re.compile(r"^```sh ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,6 +1,6 @@
-"""A strict model of the fields of KubeRay's RayJob, RayCluster and RayService that deploy/ uses.
+"""A strict model of the fields of KubeRay's RayJob, RayCluster and RayService, and of the PodMonitor, that deploy/ uses.
 
-The operator's own schema is not published as a package. Unknown fields and wrong types are refused here, as a strict server
+The operators' own schemas are not published as packages. Unknown fields and wrong types are refused here, as a strict server
 would; pod templates are checked against Kubernetes' schema.
 """
 
@@ -189,7 +189,31 @@ class RayService(Fields):
     spec: ServiceSpec
 
 
-OBJECTS: dict[str, type[RayCluster | RayJob | RayService]] = {
+class Selector(Fields):
+    match_labels: dict[str, str] = Field(min_length=1)
+
+
+class MetricsEndpoint(Fields):
+    port: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=15)
+    path: str = Field(pattern="^/")
+    interval: str = Field(pattern=r"^\d+(s|m)$")
+
+
+class PodMonitorSpec(Fields):
+    selector: Selector
+    pod_target_labels: list[str] = []
+    pod_metrics_endpoints: list[MetricsEndpoint] = Field(min_length=1)
+
+
+class PodMonitor(Fields):
+    api_version: Literal["monitoring.coreos.com/v1"]
+    kind: Literal["PodMonitor"]
+    metadata: Metadata
+    spec: PodMonitorSpec
+
+
+OBJECTS: dict[str, type[RayCluster | RayJob | RayService | PodMonitor]] = {
+    "PodMonitor": PodMonitor,
     "RayCluster": RayCluster,
     "RayJob": RayJob,
     "RayService": RayService,

@@ -112,6 +112,11 @@ DAMAGES = {
     "an old version of the objects": ("raycluster.yaml", replaced("apiVersion", by="ray.io/v1alpha1")),
     "a typo in the network policy": ("networkpolicy.yaml", renamed("spec", "policyTypes", to="policyType")),
     "a port that is a list": ("networkpolicy.yaml", replaced("spec", "ingress", 1, "ports", 0, "port", by=[8265])),
+    "a monitor of a port that has no name": (
+        "podmonitor.yaml",
+        replaced("spec", "podMetricsEndpoints", 0, "port", by=8080),
+    ),
+    "a typo in the monitor": ("podmonitor.yaml", renamed("spec", "podMetricsEndpoints", to="podMetricEndpoints")),
     "a secret that is a number": ("secrets.example.yaml", replaced("stringData", "AWS_REGION", by=1)),
     "a typo in the secret": ("secrets.example.yaml", renamed("stringData", to="stringdata")),
 }
@@ -229,6 +234,39 @@ def test_the_network_policy_is_about_the_pods_that_there_are():
         labels = pods(manifest(name))[pod]["metadata"]["labels"]
         assert labels == (submitter if pod == "submitter" else ray)
     assert [port["port"] for port in policy["ingress"][1]["ports"]] == [8265]
+
+
+@pytest.mark.parametrize(("name", "pod"), RAY_PODS)
+def test_metrics_can_be_collected_from_every_pod_by_one_namespace(name, pod):
+    document, policy, monitor = manifest(name), manifest("networkpolicy.yaml")["spec"], manifest("podmonitor.yaml")
+    spec = cluster_spec(document)
+    groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]} | {"head": spec["headGroupSpec"]}
+    port = int(groups[pod]["rayStartParams"]["metrics-export-port"])
+    (container,) = groups[pod]["template"]["spec"]["containers"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert {"name": endpoint["port"], "containerPort": port} in container["ports"]
+    assert monitor["spec"]["selector"] == policy["podSelector"]
+    rule = policy["ingress"][2]
+    assert [each["port"] for each in rule["ports"]] == [port]
+    assert [set(each) for each in rule["from"]] == [{"namespaceSelector"}]
+    assert f"on port {port} (`{endpoint['port']}`)" in README
+
+
+def test_what_differs_between_clusters_is_marked():
+    text = (DEPLOY / "kuberay" / "networkpolicy.yaml").read_text()
+    names = re.findall(r"kubernetes\.io/metadata\.name: (\S+)( # CHANGE)?$", text, re.MULTILINE)
+    assert len(names) == 2
+    assert all(mark for _, mark in names)
+    (command,) = re.findall(r"^ +# +(kubectl get .*)$", text, re.MULTILINE)
+    assert command in README
+
+
+def test_a_job_that_has_ended_is_made_again():
+    # The object stays unless the operator deletes it, and to apply the same again changes nothing.
+    assert (
+        "kubectl delete rayjob ntkpipe --ignore-not-found\nkubectl apply --filename deploy/kuberay/rayjob.yaml"
+        in README
+    )
 
 
 def test_the_secret_has_names_and_no_values():

@@ -158,6 +158,14 @@ def test_both_configurations_of_ray_serve_are_the_same_but_for_the_address():
     assert [port["port"] for port in rule["ports"]] == [one["http_options"]["port"]]
 
 
+def test_metrics_are_where_the_network_policy_of_all_ray_pods_lets_them_be_collected():
+    rule = yaml.safe_load((DEPLOY / "kuberay" / "networkpolicy.yaml").read_text())["spec"]["ingress"][2]
+    for group in GROUPS:
+        (port,) = [p for p in group["template"]["spec"]["containers"][0]["ports"] if p["name"] == "metrics"]
+        assert group["rayStartParams"]["metrics-export-port"] == str(port["containerPort"])
+        assert [each["port"] for each in rule["ports"]] == [port["containerPort"]]
+
+
 def test_ray_is_the_version_in_the_images_and_its_pods_have_the_token_from_the_secret():
     assert RAY["spec"]["rayClusterConfig"]["rayVersion"] == pinned("ray")
     (secret,) = [volume["secret"]["secretName"] for volume in POD["volumes"] if volume["name"] == "token"]

@@ -1,6 +1,7 @@
 """What ships, what importing costs, and which layer may know which library."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -73,6 +74,14 @@ def test_every_library_has_one_home():
         for library in set(imports(path)) - own:
             assert library in HOMES, f"{name} imports {library}, which has no home"
             assert any(name.startswith(home) for home in HOMES[library]), f"{library} does not belong in {name}"
+
+
+def test_times_and_sizes_are_put_into_words_in_one_place():
+    for path in modules():
+        if path.name != "units.py":
+            text = path.read_text()
+            assert "rich.filesize" not in text, path
+            assert not re.search(r"\{[^}]*/ ?(2 ?\*\* ?30|3600|60)(\.0)?:[^}]*\}", text), path
 
 
 def test_every_package_is_listed():

@@ -6,10 +6,10 @@ import re
 import pytest
 from rich.console import Console
 
+from ntkpipe.configs.units import duration, size
 from ntkpipe.pipeline.cli.progress import ProgressDisplay, speed_lines
 from ntkpipe.pipeline.meters import Meters, StageMeter
 from ntkpipe.pipeline.status import RunStatus, StageStatus
-from ntkpipe.pipeline.units import duration, size
 
 
 class Hands:
@@ -171,6 +171,10 @@ def test_notes_cannot_move_the_cursor(clock):
     ("seconds", "text"),
     [
         (0.0, "0 s"),
+        (4e-11, "0.04 ns"),
+        (530e-6, "530 us"),
+        (0.000_999_6, "1 ms"),
+        (0.0032, "3.2 ms"),
         (0.0123, "12 ms"),
         (0.0999, "0.1 s"),
         (59.94, "59.9 s"),
@@ -190,6 +194,7 @@ def test_durations_are_said_in_two_units(seconds, text):
     ("num_bytes", "text"),
     [
         (0, "0 bytes"),
+        (1, "1 byte"),
         (999, "999 bytes"),
         (1000, "1.0 kB"),
         (999_960, "1.0 MB"),

@@ -143,6 +143,40 @@ def test_every_failure_is_marked_counted_and_told(copied):
     assert tiles(page)["failed attempts"] == "25"
 
 
+@pytest.mark.parametrize(("kind", "told"), [("deadline", 1), ("worker-lost", 1), ("memory", 1), ("exception", 2)])
+def test_a_worker_that_is_lost_with_its_task_is_one_incident(copied, kind, told):
+    names = ("node-000:1000", "node-000:1001")
+    lost, idle = (
+        {"time": STARTED + 3, "event": "worker", "worker": name, "state": "lost", "message": f"{kind} of {name}"}
+        for name in names
+    )
+    failure = {"event": "failure", "stage": "kernel", "task": "a", "worker": names[0], "kind": kind, "verdict": "again"}
+    write_log(
+        copied,
+        1,
+        [
+            {"time": STARTED, "event": "start"},
+            lost,
+            {"time": STARTED + 3, "message": f"{kind} of {names[0]}"} | failure,
+            # This one had nothing to do, and nobody else tells of it.
+            idle,
+            # The process that has its name now is another one.
+            {"time": STARTED + 4, "event": "worker", "worker": names[1], "state": "ready"},
+            {"time": STARTED + 5, "message": "its own"} | failure | {"worker": names[1]},
+        ],
+    )
+    page = report(copied)
+    rows = [row for row in page.section("What failed").rows() if len(row) == 8]
+    assert sum(f"{kind} of {names[0]}" in row for row in rows) == told
+    assert sum(f"{kind} of {names[1]}" in row for row in rows) == 1
+    counted = {(row[0], row[1]): int(row[3]) for row in page.section("What failed").rows() if len(row) == 4}
+    assert sum(counted.values()) == len(rows)
+    assert counted["kernel", kind] == 2
+    assert tiles(page)["failed attempts"] == "2"
+    # Both workers are gone, whatever was told of them.
+    assert len(page.section("Timeline").all("g", "lost")) == 2
+
+
 def test_a_worker_that_never_answered_is_told_of_without_a_lane(copied):
     lost = {"time": STARTED + 3, "event": "worker", "worker": "", "state": "lost", "message": "no room for it"}
     write_log(copied, 1, [{"time": STARTED, "event": "start"}, lost, *list(imagined(50, 2))[1:]])

@@ -13,6 +13,7 @@ from ntkpipe.configs.cluster import ClusterConfig, StorageConfig
 from ntkpipe.configs.described import load_cluster
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.loading import load_config
+from ntkpipe.configs.units import duration
 from ntkpipe.pipeline.cli import app
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.prediction.durations import Times
@@ -203,6 +204,17 @@ KERNEL = Fixed(
 )
 
 
+def test_the_driver_looks_for_a_successor_before_it_writes_what_has_come_back():
+    storage = {"request_seconds": 0.5}
+    one = finished(scene(20, [group(1)], Fixed(features=taking(2.0)), storage=storage))
+    # One look for each task, as they come back one by one; the worker has its next task by then.
+    assert one.driver_seconds == pytest.approx(20 * 0.5)
+    assert one.seconds == pytest.approx(20 * 2.0 + 0.5)
+    # What comes back at the same moment is looked for once.
+    many = finished(scene(20, [group(10)], Fixed(features=taking(2.0)), storage=storage))
+    assert many.driver_seconds < 20 * 0.5
+
+
 def test_a_worker_alone_reads_each_side_as_often_as_is_planned():
     one = scene(160, [group(1)], KERNEL, kernel=True, kept_sides=6)
     found = finished(one)
@@ -337,6 +349,8 @@ def test_the_command_shows_sizes_and_writes_curves(tmp_path):
     content = json.loads((out / "curves.json").read_text())
     assert [row["nodes"] for row in content["sizes"]] == [1, 4]
     one, four = content["sizes"]
+    # In the words of plan.
+    assert f"simulated: 4 nodes, {duration(four['seconds'])}" in found.stderr.splitlines()
     assert one["tasks"] == four["tasks"] == 8 + 9 + 3
     assert 1 <= four["speed_up"] <= 4.5
     assert sum(one["worker_time"].values()) == pytest.approx(1.0)
@@ -349,6 +363,7 @@ def test_the_command_shows_sizes_and_writes_curves(tmp_path):
     [
         ([], "needs a cluster"),
         (["--cluster", "2xcpu2", "--nodes", "1,many"], "not of the form N,N"),
+        (["--cluster", "2xcpu2", "--nodes", "\N{SUPERSCRIPT TWO}"], "not of the form N,N"),
         (["--cluster", "2xcpu2,2xh100", "--nodes", "1"], "at least as many nodes"),
         (["--cluster", "2xcpu2", "--nodes", "1000000000"], "too many to be simulated"),
     ],

@@ -1,6 +1,5 @@
 """A symmetric matrix in stored tiles of its lower triangle."""
 
-from itertools import pairwise
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -9,9 +8,7 @@ import torch
 
 from ntkpipe.workers.operators.base import AbstractOperator, Tags
 from ntkpipe.workers.operators.checks import check_finite, symmetrised
-
-MAX_PARTS = 32
-"""Of a product; each is some rows of tiles, as equal in work as whole rows of the triangle allow."""
+from ntkpipe.workers.operators.parts import triangle_parts
 
 
 class TileReader(Protocol):
@@ -49,7 +46,7 @@ class BlockedOperator(AbstractOperator):
         self.dtype = torch.float64 if tiles.dtype == np.float64 else torch.float32
         self.block_rows = min(tiles.block_rows, tiles.size)
         self._num_blocks = -(-self.size // self.block_rows)
-        self._parts = _equal_parts(self._num_blocks)
+        self._parts = triangle_parts(self._num_blocks)
         self.num_parts = len(self._parts)
         self.tags = Tags(
             positive_semidefinite=positive_semidefinite,
@@ -105,10 +102,3 @@ class BlockedOperator(AbstractOperator):
         tile = torch.from_numpy(values if values.flags.writeable else values.copy()).to(self.dtype)
         check_finite("the kernel matrix", tile, row=self._range(row).start, column=self._range(column).start)
         return (symmetrised(tile, start=self._range(row).start) if row == column else tile).to(dtype)
-
-
-def _equal_parts(num_blocks: int) -> list[range]:
-    """Cut the rows of a triangle of tiles into ranges with about the same number of tiles."""
-    num_parts = min(num_blocks, MAX_PARTS)
-    cuts = [round(num_blocks * (index / num_parts) ** 0.5) for index in range(num_parts + 1)]
-    return [range(start, stop) for start, stop in pairwise(cuts) if stop > start]

@@ -6,6 +6,7 @@ from ntkpipe.configs.errors import ConfigError, PlanError
 from ntkpipe.configs.kernels.derived import PosteriorConfig
 from ntkpipe.configs.run import RunConfig
 from ntkpipe.configs.solve.centres import CentreSolve
+from ntkpipe.configs.units import size
 from ntkpipe.storage.records import Geometry, KernelGeometry
 
 
@@ -53,6 +54,6 @@ def check_posterior(config: RunConfig, kernel: str, num: int) -> None:
     if needed > allowed:
         raise PlanError(
             f"kernel {kernel!r} is conditioned on {num:,} samples, whose matrix and its factor need "
-            f"{needed / 2**30:.1f} GiB; resources.max_worker_bytes is {allowed / 2**30:.1f} GiB. Condition on fewer with "
+            f"{size(needed)}; resources.max_worker_bytes is {size(allowed)}. Condition on fewer with "
             "given, or raise it."
         )

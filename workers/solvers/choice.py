@@ -9,6 +9,7 @@ from ntkpipe.configs.errors import PlanError
 from ntkpipe.configs.solve.auto import AutoSolve
 from ntkpipe.configs.solve.base import IterativeSolve
 from ntkpipe.configs.solve.union import SECTIONS, SolveConfig
+from ntkpipe.configs.units import duration, size
 from ntkpipe.workers.solvers.prediction import Machine, Prediction, Problem, predict
 
 FACTORISE_UP_TO = 20_000
@@ -72,22 +73,14 @@ def choose(solve: SolveConfig, problem: Problem, machine: Machine, *, stops_earl
     if best is None:
         needed = min(cost.memory_bytes for _, cost in weighed)
         raise PlanError(
-            f"solution {solve.name!r}: no solver of {problem.size:,} samples fits {machine.memory_bytes / 2**30:.1f} GiB; "
-            f"the smallest one needs {needed / 2**30:.1f} GiB. Raise resources.max_worker_bytes."
+            f"solution {solve.name!r}: no solver of {problem.size:,} samples fits {size(machine.memory_bytes)}; "
+            f"the smallest one needs {size(needed)}. Raise resources.max_worker_bytes."
         )
     section, cost = best
     why = (
-        f"{section.kind}: {reason}; about {duration(cost.seconds)}, {cost.passes:.1f} passes, "
-        f"{cost.memory_bytes / 2**30:.2f} GiB"
+        f"{section.kind}: {reason}; about {duration(cost.seconds)}, {cost.passes:.1f} passes, {size(cost.memory_bytes)}"
     )
     return Choice(section, tuple(cost for _, cost in weighed), why)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in a unit that a person would use."""
-    if seconds < 120:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _exact(solve: AutoSolve, problem: Problem, stops_early: bool) -> Iterator[SolveConfig]:

@@ -152,15 +152,36 @@ def _tiled(solve: TileCholeskySolve, problem: Problem, machine: Machine) -> Pred
     return replace(found, seconds=seconds, flops=found.flops + flops, bytes_read=found.bytes_read + read)
 
 
-def _gram(solve: GramSolve, problem: Problem, machine: Machine) -> Prediction:
+def gram_passes(solve: GramSolve) -> int:
+    """Return how many passes over the features there are: for the Gram matrix, leave-one-out errors, the residual."""
+    return 3 if solve.select == "loo" or solve.leave_one_out else 2
+
+
+def gram_sums(num: int, problem: Problem, machine: Machine) -> Prediction:
+    """Return the cost of a pass for a Gram matrix, and of passes for vectors up to so many in all."""
     size, width = float(problem.size), float(problem.num_features or problem.size)
-    side = min(size, width)
-    num_passes = 2.0 + (1 if solve.select == "loo" or solve.leave_one_out else 0)
-    read = num_passes * size * width * (problem.itemsize if problem.entry_bytes else 0)
-    gram = size * width * side + (num_passes - 1) * 2 * size * width * problem.num_targets
-    factor = (EIGEN_FLOPS if solve.ridges else 1 / 3) * side**3
-    seconds = max(gram / machine.single_flops, read / machine.storage_bytes) + factor / machine.double_flops
-    return Prediction("gram", seconds, num_passes, gram + factor, read, 24 * side**2 + 16 * size * problem.num_targets)
+    read = num * size * width * (problem.itemsize if problem.entry_bytes else 0)
+    flops = size * width * min(size, width) + (num - 1) * 2 * size * width * problem.num_targets
+    seconds = max(flops / machine.single_flops, read / machine.storage_bytes)
+    return Prediction("gram", seconds, num, flops, read)
+
+
+def _gram(solve: GramSolve, problem: Problem, machine: Machine) -> Prediction:
+    side = min(float(problem.size), float(problem.num_features or problem.size))
+    found = gram_sums(gram_passes(solve), problem, machine)
+    found = plus(found, (EIGEN_FLOPS if solve.ridges else 1 / 3) * side**3, machine.double_flops)
+    return replace(found, memory_bytes=24 * side**2 + 16.0 * problem.size * problem.num_targets)
+
+
+def pcg_passes(solve: PCGSolve, problem: Problem) -> int:
+    """Return how many products there are beside the set-up: with directions, to check them, and for the certificate."""
+    rank = 1 if solve.preconditioner == "none" else max(1, min(solve.rank, problem.size // 2))
+    return min(solve.iterations, pcg_products(problem, rank, solve.tolerance)) + 2
+
+
+def pcg_problem(solve: PCGSolve, problem: Problem) -> Problem:
+    """Return the problem with a target for each target and ridge; they share every product."""
+    return replace(problem, num_targets=problem.num_targets * (1 + len(solve.ridges)))
 
 
 def _pcg(solve: PCGSolve, problem: Problem, machine: Machine) -> Prediction:
@@ -170,9 +191,7 @@ def _pcg(solve: PCGSolve, problem: Problem, machine: Machine) -> Prediction:
     else:
         # Columns at random places lie in nearly all tiles, which are read whole.
         setup = 1.0 if solve.preconditioner == "gaussian" or problem.entry_bytes else rank / size
-    steps = min(solve.iterations, pcg_products(problem, rank, solve.tolerance)) + 2
-    columns = 1 + len(solve.ridges)
-    many = replace(problem, num_targets=problem.num_targets * columns)
+    steps, many = pcg_passes(solve, problem), pcg_problem(solve, problem)
     found = kernel_passes("pcg", steps + setup, many, machine, memory=2 * problem.itemsize * size * rank)
     flops = 2 * size * rank**2 + steps * 4 * size * rank * many.num_targets
     return plus(found, flops, machine.single_flops if problem.itemsize == 4 else machine.double_flops)
@@ -198,13 +217,26 @@ def _askotch(solve: ASkotchSolve, problem: Problem, machine: Machine) -> Predict
 
 
 def _centres(solve: FalkonSolve | EigenPro3Solve | EigenPro4Solve, problem: Problem, machine: Machine) -> Prediction:
+    steps = solve.iterations if isinstance(solve, FalkonSolve) else solve.epochs
+    centres = float(min(solve.centres or problem.size, problem.size))
+    found = centre_sums(solve, steps, problem, machine, more_flops=centres**3)
+    return replace(found, memory_bytes=24 * centres**2)
+
+
+def centre_sums(
+    solve: FalkonSolve | EigenPro3Solve | EigenPro4Solve,
+    num: int,
+    problem: Problem,
+    machine: Machine,
+    *,
+    more_flops: float = 0.0,
+) -> Prediction:
+    """Return the cost of passes over the kernel between samples and centres, and of arithmetic while they are read."""
     size, centres = float(problem.size), float(min(solve.centres or problem.size, problem.size))
-    steps = float(solve.iterations if isinstance(solve, FalkonSolve) else solve.epochs)
-    entries = size * centres
-    flops = steps * entries * (problem.entry_flops + 4 * problem.num_targets) + centres**3
-    read = steps * entries * problem.entry_bytes
+    flops = num * size * centres * (problem.entry_flops + 4 * problem.num_targets) + more_flops
+    read = num * size * centres * problem.entry_bytes
     seconds = max(flops / machine.single_flops, read / machine.storage_bytes)
-    return Prediction(solve.kind, seconds, steps * centres / size, flops, read, 24 * centres**2)
+    return Prediction(solve.kind, seconds, num * centres / size, flops, read)
 
 
 def _filter(solve: FilterSolve, problem: Problem, machine: Machine) -> Prediction:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
+from ntkpipe.configs.units import duration
 from ntkpipe.workers.operators.base import AbstractOperator
 from ntkpipe.workers.solvers.base import AbstractPartitionedSolver, AbstractSolver
-from ntkpipe.workers.solvers.choice import duration
 from ntkpipe.workers.solvers.loop import Position
 
 REPORT_SECONDS = 2.0

@@ -13,11 +13,9 @@ import torch
 from ntkpipe.configs.errors import ConfigError
 from ntkpipe.configs.solve.centres import CentreSolve
 from ntkpipe.workers.operators.base import AbstractOperator
+from ntkpipe.workers.operators.parts import row_parts
 from ntkpipe.workers.solvers.base import Evidence
 from ntkpipe.workers.solvers.system import System
-
-MAX_PARTS = 32
-"""Of a product; each is some blocks of rows."""
 
 
 @final
@@ -135,7 +133,7 @@ class NormalEquations:
 
 def num_parts(operator: AbstractOperator) -> int:
     """Return in how many parts sums over rows are computed."""
-    return min(MAX_PARTS, -(-operator.size // operator.block_rows))
+    return row_parts(-(-operator.size // operator.block_rows))
 
 
 def spread(solved_PT: torch.Tensor, centres_P: torch.Tensor, size: int) -> torch.Tensor:

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ntkpipe.workers.operators.parts import DUAL_ROWS, pass_parts
 from ntkpipe.workers.operators.rectangle import AbstractRectangle
-
-MAX_PARTS = 16
-"""Of a pass; each part's sum is as large as the Gram matrix, and as dear to add up as some hundred rows."""
 
 PANEL = 512
 """Columns that are multiplied together. Wider panels compute more of the other triangle."""
@@ -20,9 +18,6 @@ LONGEST_SUM = 4096
 
 REFINE_ROWS = 256
 """Rows that are converted to float64 at a time; more of them leave the processor's cache."""
-
-DUAL_ROWS = 4096
-"""Rows of a part on the dual side, for each of which all features before it are read again."""
 
 
 def row_blocks(
@@ -42,8 +37,7 @@ def row_blocks(
 
 def num_row_parts(features: AbstractRectangle) -> int:
     """Return into how many parts the rows are cut; a function of the shapes only."""
-    num_blocks = -(-features.shape[0] // features.block_rows)
-    return -(-num_blocks // -(-num_blocks // MAX_PARTS))
+    return pass_parts(-(-features.shape[0] // features.block_rows))
 
 
 def primal_part(features: AbstractRectangle, targets_NT: torch.Tensor, part: int, dtype: torch.dtype) -> torch.Tensor:

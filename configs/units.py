@@ -1,12 +1,19 @@
-"""Quantities as a person says them."""
+"""Quantities as a person says them, the same way wherever they are said."""
 
 STEPS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
+SMALL = (("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
+"""Units of times below a tenth of a second."""
+
 
 def duration(seconds: float) -> str:
-    """Return a time: tenths of seconds up to a minute, then two units."""
+    """Return a time: two digits up to a tenth of a second, tenths of seconds up to a minute, then two units."""
+    if not seconds:
+        return "0 s"
     if seconds < 0.0995:
-        return f"{1000 * seconds:.0f} ms" if seconds else "0 s"
+        rounded = float(f"{seconds:.2g}")
+        unit, scale = next((pair for pair in SMALL if rounded >= pair[1]), SMALL[-1])
+        return f"{float(f'{rounded / scale:.2g}'):g} {unit}"
     if seconds < 60:
         return f"{seconds:.1f} s"
     if seconds < 3600:
@@ -19,7 +26,7 @@ def duration(seconds: float) -> str:
 def size(num_bytes: float) -> str:
     """Return a number of bytes in powers of a thousand."""
     if num_bytes < 1000:
-        return f"{num_bytes:.0f} bytes"
+        return "1 byte" if num_bytes == 1 else f"{num_bytes:.0f} bytes"
     step = 0
     while num_bytes >= 999.95 and step + 1 < len(STEPS):
         num_bytes, step = num_bytes / 1000, step + 1
