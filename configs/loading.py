@@ -173,7 +173,7 @@ def _child(node: Any, part: str, override: str) -> Any:
 
 
 def _position(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or int(part) >= len(items):
         raise ConfigError(f"override {override!r}: {part!r} is not a position in a list of {len(items)}.")
     return int(part)
 

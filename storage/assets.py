@@ -63,4 +63,4 @@ def memory_bytes() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else ""
-    return min(physical, int(text)) if text.isdigit() else physical
+    return min(physical, int(text)) if text.isdecimal() else physical

@@ -183,13 +183,13 @@ def segment(epoch_number: int, number: int) -> str:
 def segment_epoch(key: str) -> int:
     """Return the epoch of a segment's object; 0 for one of another name."""
     number = key.removeprefix(f"{SEGMENTS}/").partition("-")[0]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def segment_number(key: str) -> int:
     """Return the number of a segment's object within its epoch; 0 for one of another name."""
     number = key.removesuffix(SEGMENT_SUFFIX).rpartition("-")[2]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def failure(stage: str, task: str, epoch: int, attempt: int) -> str:

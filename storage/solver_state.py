@@ -6,6 +6,7 @@ committed. What is damaged or belongs to something else counts as not there.
 
 import io
 import json
+from collections.abc import Iterable
 from typing import Any, Self, final
 
 import google_crc32c
@@ -53,8 +54,7 @@ def last_state(store: AbstractStore, name: str) -> str:
 
 def clear_solver(store: AbstractStore, name: str) -> None:
     """Delete all that is stored of an unfinished solve."""
-    for key in store.names(layout.solver(name)):
-        store.delete(key)
+    store.delete_many(store.names(layout.solver(name)))
 
 
 @final
@@ -87,9 +87,7 @@ class SolverStates:
             self._constants = constants
         key = layout.solver_state(self._name, position)
         self._put(key, changing, values)
-        for other in self._store.names(layout.solver_states(self._name)):
-            if other < key:
-                self._store.delete(other)
+        self._store.delete_many([other for other in self._store.names(layout.solver_states(self._name)) if other < key])
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
         """Return arrays, constants included, and values of the last state that is whole; None if there is none."""
@@ -113,9 +111,10 @@ class SolverStates:
         """Store what another process adds to the step after a state, and JSON values beside it."""
         self._put(layout.solver_part(self._name, position, part), {"value": value}, values)
 
-    def has_part(self, position: int, part: int) -> bool:
-        """Return whether a part of the step after a state was stored."""
-        return layout.solver_part(self._name, position, part) in self._store.names(layout.solver_parts(self._name))
+    def has_parts(self, position: int, parts: Iterable[int]) -> bool:
+        """Return whether some parts of the step after a state were all stored; lists them once."""
+        stored = set(self._store.names(layout.solver_parts(self._name)))
+        return stored.issuperset(layout.solver_part(self._name, position, part) for part in parts)
 
     def part(self, position: int, part: int) -> tuple[Array, dict[str, Any]] | None:
         """Return a part of the step after a state, and its values; None if it is not there or damaged."""
@@ -124,9 +123,8 @@ class SolverStates:
 
     def clear_parts(self, position: int) -> None:
         """Delete the parts of steps up to the one after a state."""
-        for key in self._store.names(layout.solver_parts(self._name)):
-            if key < layout.solver_part(self._name, position + 1, 0):
-                self._store.delete(key)
+        later = layout.solver_part(self._name, position + 1, 0)
+        self._store.delete_many([key for key in self._store.names(layout.solver_parts(self._name)) if key < later])
 
     def _put(self, key: str, arrays: Arrays, values: dict[str, Any]) -> None:
         buffer = io.BytesIO()

@@ -83,7 +83,7 @@ def _check_reachable(address: str) -> None:
         PlanError: Names the address.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
+    if not separator or not port.isdecimal():
         return
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()

@@ -212,12 +212,12 @@ def shared_work(workload: Workload, solve: SolveConfig) -> tuple[Work, int]:
 
 
 def _step(shared: Rounds) -> Amount:
-    """Return the end of a step: it looks for all parts, adds them up in their order and deletes them."""
-    num_reads = EXTRA_REQUESTS + STATE_REQUESTS + 2 * shared.num_parts
+    """Return the end of a step: it looks for all parts, adds them up in their order and deletes them together."""
+    num_reads = EXTRA_REQUESTS + STATE_REQUESTS + 2 + shared.num_parts
     bytes_read = shared.num_parts * shared.part_bytes + shared.state_bytes
     # What is added up passes through memory twice.
     work = Work(bytes=2.0 * shared.num_parts * shared.part_bytes)
-    return Amount(work, bytes_read, shared.state_bytes, num_reads, 2 + shared.num_parts)
+    return Amount(work, bytes_read, shared.state_bytes, num_reads, 3)
 
 
 def _rounds(workload: Workload, solve: SolveConfig) -> Rounds | None:

@@ -144,7 +144,7 @@ class ObstoreRunStore(AbstractStore):
                 return GCSStore(self._bucket)
             options: dict[str, Any] = {"client_options": {"allow_http": True}} if self._is_plain_and_allowed() else {}
             attempts = os.environ.get(ATTEMPTS, "")
-            if attempts.isdigit() and int(attempts):
+            if attempts.isdecimal() and int(attempts):
                 options["retry_config"] = {"max_retries": int(attempts) - 1}
             return S3Store(self._bucket, **options)
 

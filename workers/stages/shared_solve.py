@@ -26,7 +26,7 @@ def compute_part(context: WorkerContext, task: SolvePartTask) -> Written:
     loop, position = kept.solve.loop, kept.solve.loop.take_up()
     if position is None or place(position) != task.place or task.part < position.parts:
         return NOTHING
-    if kept.states.has_part(task.place, task.part):
+    if kept.states.has_parts(task.place, [task.part]):
         return NOTHING
     assert isinstance(loop.solver, AbstractPartitionedSolver)
     passes, bytes_read = loop.read
@@ -61,7 +61,7 @@ def _absorb(kept: KeptSolve, position: Position) -> Position | None:
     )
     # A solve that was not shared before may have been stored within a step, with the sum of its first parts.
     parts, total = range(position.parts, num_parts), position.total
-    if not all(kept.states.has_part(before, part) for part in parts):
+    if not kept.states.has_parts(before, parts):
         return None
     for part in parts:
         found = kept.states.part(before, part)
