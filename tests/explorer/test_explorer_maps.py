@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 import ntkpipe
-from explorer.browsing import ACCESSIBLE
+from explorer.browsing import ACCESSIBLE, CONTRAST
 from explorer.material import NUM_TRAIN
 
 pytestmark = pytest.mark.slow
@@ -126,6 +126,38 @@ def test_the_map_is_dragged_wheeled_and_clicked(open_tab):
     page.get_by_role("button", name="Forget the chosen entry").click()
     expect(page.locator(".chosen a")).to_have_count(0)
     page.get_by_role("button", name="See all").click()
+    tab.drawn()
+
+
+def test_a_range_of_colours_that_is_none_is_told_of_beside_its_fields(open_tab):
+    tab = open_tab("runs/stripes/kernels/ck")
+    page = tab.page
+    tab.drawn()
+    low, high = (page.get_by_role("spinbutton", name=name, exact=True) for name in ("From", "To"))
+    wrong, bar = page.get_by_role("alert"), page.get_by_role("img", name="Colours from")
+    own = bar.get_attribute("aria-label")
+    high.fill("-7")
+    page.keyboard.press("Enter")
+    expect(wrong).to_contain_text(f"To (-7) must be above From, which is {low.get_attribute('placeholder')} unless")
+    for field in (low, high):
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(field).to_have_accessible_description(wrong.inner_text())
+    expect(high).to_be_focused()
+    low.fill("-7")
+    page.keyboard.press("Enter")
+    expect(wrong).to_have_text("From (-7) must be below To (-7). Until then the map has its own range.")
+    expect(bar).to_have_attribute("aria-label", own)
+    tab.drawn()
+    assert page.evaluate(ACCESSIBLE) == []
+    assert page.evaluate(CONTRAST) == []
+    page.reload()
+    expect(wrong).to_contain_text("From (-7) must be below To (-7).")
+    tab.drawn()
+    low.fill("-9")
+    page.keyboard.press("Enter")
+    expect(wrong).to_have_count(0)
+    expect(low).not_to_have_attribute("aria-invalid", "true")
+    expect(bar).to_have_accessible_name("Colours from \u22129.000 to \u22127.000")
     tab.drawn()
 
 

@@ -41,8 +41,8 @@ export function checks(title, options, chosen, changed) {
   );
 }
 
-/** A number that may be left out. */
-export function number(title, value, placeholder, changed) {
+/** A number that may be left out. `wrong`: the id of what is said against it. */
+export function number(title, value, placeholder, changed, wrong = null) {
   const id = fresh();
   const input = el("input", {
     id,
@@ -51,6 +51,8 @@ export function number(title, value, placeholder, changed) {
     value: value ?? "",
     placeholder,
     class: "number",
+    "aria-invalid": wrong ? "true" : null,
+    "aria-describedby": wrong,
     on: { change: (event) => changed(event.target.value === "" ? null : Number(event.target.value)) },
   });
   return el("div", { class: "field" }, el("label", { for: id }, title), input);
