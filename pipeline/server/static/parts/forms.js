@@ -58,15 +58,18 @@ export function number(title, value, placeholder, changed, wrong = null) {
   return el("div", { class: "field" }, el("label", { for: id }, title), input);
 }
 
-/** Fill a host with controls anew: whoever was at one of them is at the new one of its kind. */
+/** Fill a host with controls anew: whoever was at one of them is at the new one of its kind, or at the first. */
 export function renew(host, ...controls) {
   const before = host.contains(document.activeElement) ? place(document.activeElement) : null;
   put(host, ...controls);
-  if (before) [...host.querySelectorAll("select, input")].find((control) => place(control) === before)?.focus();
+  if (!before) return;
+  const all = [...host.querySelectorAll("select, input, button, summary")];
+  (all.find((control) => place(control) === before) ?? all[0])?.focus();
 }
 
 /** Which control it is, in words that a new one of its kind has, too. */
 function place(control) {
+  if (control.matches("button")) return control.textContent;
   const title = control.closest(".field")?.querySelector("label, legend, summary")?.textContent;
   return title ? `${title} ${control.type === "checkbox" ? control.value : ""}` : null;
 }
