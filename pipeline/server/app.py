@@ -35,6 +35,8 @@ from ntkpipe.pipeline.server.settings import ServerSettings
 
 PREFIX = "/v1"
 
+DESCRIPTION = f"{PREFIX}/openapi.json"
+
 VERSIONED = (runs, history, splits, kernels, similarities, solutions, analyses, pictures)
 """What is below it."""
 
@@ -75,7 +77,7 @@ def create_app(settings: ServerSettings) -> Application:
     app = FastAPI(
         title=TITLE,
         version=VERSION,
-        openapi_url=f"{PREFIX}/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
@@ -87,7 +89,7 @@ def create_app(settings: ServerSettings) -> Application:
     app.include_router(explorer.router)
     explorer.add_explorer(app)
     _handle_errors(app, service)
-    describe(app)
+    describe(app, DESCRIPTION)
     return Application(service, app)
 
 
@@ -102,7 +104,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def methods_of(path: str) -> set[str]:
     """Return the methods that a path knows; empty for an unknown one."""
     found = {method for pattern, methods in _patterns() if pattern.match(path) for method in methods}
-    if path == "/" or path.startswith("/static/") or path == f"{PREFIX}/openapi.json":
+    if path == "/" or path.startswith("/static/") or path == DESCRIPTION:
         found.add("GET")
     return found | ({"HEAD"} if "GET" in found else set())
 

@@ -1,10 +1,13 @@
 """The service's description of itself after OpenAPI."""
 
+import json
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
 
+from ntkpipe.pipeline.server.answers import JSON, caching, etag_of, not_modified
 from ntkpipe.pipeline.server.problems import Problem
 
 TITLE: Final = "ntkpipe"
@@ -21,8 +24,8 @@ ABOUT: Final = (
 _TEMPLATE: Final = "#/components/schemas/{model}"
 
 
-def describe(app: FastAPI) -> None:
-    """Let an application describe itself, its problems and its token."""
+def describe(app: FastAPI, place: str) -> None:
+    """Let an application describe itself, its problems and its token, at a path of its own."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -38,3 +41,9 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get(place, include_in_schema=False)
+    def description(request: Request) -> Response:
+        text = json.dumps(app.openapi())
+        etag = etag_of(text)
+        return not_modified(request, etag) or Response(text, media_type=JSON, headers=caching(etag))

@@ -132,7 +132,7 @@ class Gate:
             return b""
         largest = self._service.settings.max_body_bytes
         told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        size, parts, more = int(told) if told.isdecimal() else 0, [], True
+        size, parts, more = int(told) if told.isdigit() else 0, [], True
         try:
             async with asyncio.timeout(self._service.settings.read_seconds):
                 while more and size <= largest:

@@ -1,4 +1,4 @@
-"""The heat map of a kernel: moved, magnified, pointed at and read, at any size, alone and beside another one."""
+"""The heat map of a kernel: moved, magnified, pointed at and read, at any size."""
 
 import io
 import re
@@ -9,41 +9,18 @@ from PIL import Image
 from playwright.sync_api import expect
 
 import ntkpipe
-from explorer.browsing import ACCESSIBLE
+from explorer.browsing import ACCESSIBLE, CONTRAST
 from explorer.material import NUM_TRAIN
+from explorer.reading import close, read_at
 
 pytestmark = pytest.mark.slow
 
 TIMES = "\u00d7"
 
-READ = """(live) => ({
-  entry: live.dataset.entry,
-  value: live.querySelector(".figure")?.textContent ?? "",
-  ids: [...live.querySelectorAll(".line b")].map((line) => line.title),
-})"""
-
 
 @pytest.fixture(scope="module")
 def run(root):
     return ntkpipe.open_run(root / "stripes")
-
-
-def read_at(tab, x, y):
-    """Point at a place of the map; return the value there, its error, and both ids."""
-    canvas = tab.page.locator("canvas.map").first
-    tab.drawn()
-    canvas.hover(position={"x": x, "y": y})
-    expect(canvas).to_have_attribute("data-entry", re.compile(r"\d+,\d+"))
-    live = tab.page.locator(".live").first
-    expect(live).to_have_attribute("data-entry", canvas.get_attribute("data-entry"))
-    told = live.evaluate(READ)
-    value, _, error = told["value"].replace("\u2212", "-").partition(" ± ")
-    return float(value.split(" ")[0]), float(error) if error else None, *told["ids"]
-
-
-def close(shown, exact):
-    """Return whether a number with four digits is another one."""
-    return abs(shown - exact) <= 6e-4 * abs(exact) + 1e-12
 
 
 def test_an_entry_under_the_pointer_is_the_one_of_the_run_in_every_order(open_tab, run):
@@ -129,6 +106,38 @@ def test_the_map_is_dragged_wheeled_and_clicked(open_tab):
     tab.drawn()
 
 
+def test_a_range_of_colours_that_is_none_is_told_of_beside_its_fields(open_tab):
+    tab = open_tab("runs/stripes/kernels/ck")
+    page = tab.page
+    tab.drawn()
+    low, high = (page.get_by_role("spinbutton", name=name, exact=True) for name in ("From", "To"))
+    wrong, bar = page.get_by_role("alert"), page.get_by_role("img", name="Colours from")
+    own = bar.get_attribute("aria-label")
+    high.fill("-7")
+    page.keyboard.press("Enter")
+    expect(wrong).to_contain_text(f"To (-7) must be above From, which is {low.get_attribute('placeholder')} unless")
+    for field in (low, high):
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(field).to_have_accessible_description(wrong.inner_text())
+    expect(high).to_be_focused()
+    low.fill("-7")
+    page.keyboard.press("Enter")
+    expect(wrong).to_have_text("From (-7) must be below To (-7). Until then the map has its own range.")
+    expect(bar).to_have_attribute("aria-label", own)
+    tab.drawn()
+    assert page.evaluate(ACCESSIBLE) == []
+    assert page.evaluate(CONTRAST) == []
+    page.reload()
+    expect(wrong).to_contain_text("From (-7) must be below To (-7).")
+    tab.drawn()
+    low.fill("-9")
+    page.keyboard.press("Enter")
+    expect(wrong).to_have_count(0)
+    expect(low).not_to_have_attribute("aria-invalid", "true")
+    expect(bar).to_have_accessible_name("Colours from \u22129.000 to \u22127.000")
+    tab.drawn()
+
+
 def test_layers_transforms_palettes_and_pairs_can_be_chosen(open_tab, run):
     tab = open_tab("runs/stripes/kernels/pntk")
     page = tab.page
@@ -176,23 +185,3 @@ def test_a_picture_that_cannot_be_made_says_why(open_tab):
     expect(tab.page.get_by_role("alert")).to_contain_text("ntkpipe verify")
     assert {status for status, _ in tab.refused} == {500}
     tab.refused.clear()
-
-
-def test_two_kernels_are_compared_entry_by_entry(open_tab, run):
-    tab = open_tab("compare?run=stripes&one=trntk&other=ck&order=class")
-    page = tab.page
-    tab.drawn()
-    tab.settled()
-    one, other = (run.kernel(name)[:, :].astype(float) for name in ("trntk", "ck"))
-    correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
-    shown = page.locator(".tile").filter(has_text="Correlation").locator("b").inner_text().replace("\u2212", "-")
-    assert abs(float(shown) - correlation) < 1e-3
-    page.locator("canvas.map").first.hover(position={"x": 300, "y": 200})
-    page.mouse.wheel(0, -240)
-    value, _, row, column = read_at(tab, 320, 220)
-    assert close(value, run.kernel("trntk")[row, column])
-    lives = page.locator(".live")
-    expect(lives.nth(1)).to_have_attribute("data-entry", lives.nth(0).get_attribute("data-entry"))
-    told = lives.nth(1).evaluate(READ)
-    assert told["ids"] == [row, column]
-    assert close(float(told["value"].split(" ")[0].replace("\u2212", "-")), run.kernel("ck")[row, column])

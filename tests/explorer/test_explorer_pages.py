@@ -159,7 +159,9 @@ def test_what_a_run_stores_is_shown_as_text_whatever_it_looks_like(open_tab):
     expect(tab.page.locator(".picture.large img")).to_be_visible()
     assert "owned" not in tab.page.title().replace(HOSTILE, "")
     assert tab.page.locator("img[onerror], script:not([src])").count() == 0
-    tab.go("compare?run=stripes&one=%3Cb%3E&order=%22%3E")
+    tab.go("compare?run=stripes&one=%3Cb%3E")
+    expect(tab.page.get_by_role("alert")).to_contain_text("Run stripes has no kernel <b>.")
+    tab.go("compare?run=stripes&one=ck&order=%22%3E")
     tab.settled()
     expect(tab.page.get_by_role("alert")).to_have_count(2)
     assert [status for status, _ in tab.refused] == [422, 422]

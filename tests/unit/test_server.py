@@ -326,6 +326,22 @@ def test_figures_for_prometheus_name_routes_and_never_what_was_asked(app):
     assert "ntkpipe_requests_in_flight 1.0" in text
 
 
+@pytest.mark.parametrize("path", ["/", "/static/main.js", "/static/views/compare.js", "/static/style.css"])
+def test_browsers_ask_whether_a_file_of_the_explorer_is_still_the_same_before_they_use_it(app, path):
+    first = ask(app, path)
+    assert (first.status_code, first.headers["cache-control"]) == (200, "no-cache")
+    again = ask(app, path, headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+    assert again.content == b""
+
+
+def test_the_description_is_asked_for_again_after_an_update(app):
+    path = "/v1/openapi.json"
+    first = ask(app, path)
+    assert (first.headers["content-type"], first.headers["cache-control"]) == ("application/json", "private, no-cache")
+    assert ask(app, path, headers={"if-none-match": first.headers["etag"]}).status_code == 304
+
+
 def test_every_route_is_described_with_its_problems_and_no_page_is_needed_for_that(app):
     described = ask(app, "/v1/openapi.json").json()
     assert len(described["paths"]) > 25

@@ -2,11 +2,12 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
-from fastapi import APIRouter, FastAPI
-from starlette.responses import FileResponse, Response
+from fastapi import APIRouter, FastAPI, Request
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from ntkpipe.pipeline.server.answers import CHANGING, document
 from ntkpipe.pipeline.server.documents import Health
@@ -18,8 +19,8 @@ router = APIRouter(tags=["service"])
 
 STATIC: Final = Path(str(files("ntkpipe.pipeline.server"))) / "static"
 
-# The browser asks each time whether the explorer is still the same, so that it fits the service after an update.
-REVALIDATED: Final = {"cache-control": "no-cache"}
+REVALIDATED: Final = "no-cache"
+"""The browser asks each time whether a file is still the same: modules of two versions would not fit each other."""
 
 
 @router.get("/healthz", response_model=Health, responses=problems())
@@ -38,11 +39,23 @@ def metrics(service: ServiceOf) -> Response:
     return Response(service.metrics.text(), media_type=MEDIA_TYPE, headers=CHANGING)
 
 
+@final
+class ExplorerFiles(StaticFiles):
+    """The files of the explorer, each with an ETag that the browser asks about before it uses what it has."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file, or that it has not changed."""
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = REVALIDATED
+        return response
+
+
 def add_explorer(app: FastAPI) -> None:
     """Serve the explorer's page and its files."""
+    static = ExplorerFiles(directory=STATIC, follow_symlink=False)
 
     @app.get("/", include_in_schema=False)
-    def page() -> Response:
-        return FileResponse(STATIC / "index.html", headers=REVALIDATED)
+    async def page(request: Request) -> Response:
+        return await static.get_response("index.html", request.scope)
 
-    app.mount("/static", StaticFiles(directory=STATIC, follow_symlink=False), name="static")
+    app.mount("/static", static, name="static")

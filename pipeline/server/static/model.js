@@ -58,6 +58,11 @@ export function isComparable(geometry, kernel) {
   return kernel.width === 1 && isStored(geometry, kernel, geometry.train_split, geometry.train_split);
 }
 
+/** The kernel matrices that can be compared. */
+export function comparableKernels(geometry) {
+  return references(geometry).filter((name) => isComparable(geometry, kernelOf(geometry, name)));
+}
+
 /** Whether the samples of a split have classes. */
 export function hasClasses(geometry, split) {
   return geometry.splits[split].labels === "classes";

@@ -41,8 +41,8 @@ export function checks(title, options, chosen, changed) {
   );
 }
 
-/** A number that may be left out. */
-export function number(title, value, placeholder, changed) {
+/** A number that may be left out. `wrong`: the id of what is said against it. */
+export function number(title, value, placeholder, changed, wrong = null) {
   const id = fresh();
   const input = el("input", {
     id,
@@ -51,20 +51,25 @@ export function number(title, value, placeholder, changed) {
     value: value ?? "",
     placeholder,
     class: "number",
+    "aria-invalid": wrong ? "true" : null,
+    "aria-describedby": wrong,
     on: { change: (event) => changed(event.target.value === "" ? null : Number(event.target.value)) },
   });
   return el("div", { class: "field" }, el("label", { for: id }, title), input);
 }
 
-/** Fill a host with controls anew: whoever was at one of them is at the new one of its kind. */
+/** Fill a host with controls anew: whoever was at one of them is at the new one of its kind, or at the first. */
 export function renew(host, ...controls) {
   const before = host.contains(document.activeElement) ? place(document.activeElement) : null;
   put(host, ...controls);
-  if (before) [...host.querySelectorAll("select, input")].find((control) => place(control) === before)?.focus();
+  if (!before) return;
+  const all = [...host.querySelectorAll("select, input, button, summary")];
+  (all.find((control) => place(control) === before) ?? all[0])?.focus();
 }
 
 /** Which control it is, in words that a new one of its kind has, too. */
 function place(control) {
+  if (control.matches("button")) return control.textContent;
   const title = control.closest(".field")?.querySelector("label, legend, summary")?.textContent;
   return title ? `${title} ${control.type === "checkbox" ? control.value : ""}` : null;
 }

@@ -157,6 +157,7 @@ export class Heatmap {
     on("pointerleave", () => !this.byKeyboard && this.#point(null));
     on("dblclick", (event) => this.view.zoom(ZOOM * ZOOM, ...this.#at(event)));
     on("keydown", (event) => this.#key(event));
+    on("focus", () => this.#reached());
     on("blur", () => this.byKeyboard && this.#point(null));
   }
 
@@ -219,6 +220,13 @@ export class Heatmap {
 
   #inside([x, y]) {
     return x >= 0 && y >= 0 && x < this.view.width && y < this.view.height;
+  }
+
+  /** Whoever comes by keyboard is told at once what stands in the middle. */
+  #reached() {
+    if (!this.view.scale || !this.canvas.matches(":focus-visible")) return;
+    this.byKeyboard = true;
+    this.#point(this.view.middle, true);
   }
 
   #key(event) {

@@ -4,6 +4,9 @@ import { el } from "../dom.js";
 import { count } from "../format.js";
 import { checks, choice, number, renew } from "./forms.js";
 
+/** The id of what is said of a range that is none. */
+const WRONG = "wrong-range";
+
 export const ORDER_NAMES = { stored: "As stored", id: "By id", class: "By class", cluster: "By cluster" };
 
 /** Fill a host. `changed` gets what makes another picture, `recoloured` what only makes other colours. */
@@ -28,11 +31,31 @@ export function mapControls(host, { geometry, shape, options, colours, overview,
 
 function colourChoices(overview, { palette, low, high }, recoloured) {
   const palettes = Object.keys(overview.palettes);
+  const wrong = wrongRange(overview, { low, high });
   return [
     choice("Palette", palettes, palette ?? overview.palette, (chosen) => recoloured({ palette: chosen })),
-    number("From", low, rounded(overview.low), (given) => recoloured({ low: given })),
-    number("To", high, rounded(overview.high), (given) => recoloured({ high: given })),
+    number("From", low, rounded(overview.low), (given) => recoloured({ low: given }), wrong && WRONG),
+    number("To", high, rounded(overview.high), (given) => recoloured({ high: given }), wrong && WRONG),
+    wrong ? el("p", { class: "bad small beside", id: WRONG, role: "alert" }, wrong) : null,
   ];
+}
+
+/** Why colours cannot go from one number to the other, null where they can. */
+function wrongRange(overview, { low, high }) {
+  const [from, to] = [low ?? overview.low, high ?? overview.high];
+  if ((low === null && high === null) || from < to) return null;
+  const found =
+    high === null
+      ? `From (${low}) must be below To, which is ${rounded(to)} unless you give another number.`
+      : low === null
+        ? `To (${high}) must be above From, which is ${rounded(from)} unless you give another number.`
+        : `From (${low}) must be below To (${high}).`;
+  return `${found} Until then the map has its own range.`;
+}
+
+/** The colours that can be drawn: those that were chosen, without a range that is none. */
+export function drawable(overview, colours) {
+  return wrongRange(overview, colours) ? { ...colours, low: null, high: null } : colours;
 }
 
 function layerChoice(layers, chosen, changed) {

@@ -5,6 +5,7 @@ import { count, short, value } from "../format.js";
 import { labelText } from "../model.js";
 import { link } from "../router.js";
 import { samplePicture } from "./picture.js";
+import { facts } from "./table.js";
 
 /** The value with its standard error. */
 function valueText(told) {
@@ -28,6 +29,25 @@ export function lines(told) {
     sampleLine("Row", told.row),
     sampleLine("Column", told.column),
     el("p", { class: "soft small" }, behind(told)),
+  ];
+}
+
+/** What stands under a map until something is pointed at: how to read an entry, and between which numbers they lie. */
+export function idle({ quantiles }, both) {
+  const between = (low, high) => `${value(quantiles[low])} to ${value(quantiles[high])}`;
+  const where = both ? "either map, or go to one" : "the map, or go to it";
+  return [
+    el(
+      "p",
+      { class: "soft small" },
+      `Point at ${where} with the Tab key: the entry there is read here${both ? ", for both kernels" : ""}.`,
+    ),
+    "0.0" in quantiles
+      ? facts([
+          ["All that is drawn", between("0.0", "1.0")],
+          ["The middle half", between("0.25", "0.75")],
+        ])
+      : null,
   ];
 }
 

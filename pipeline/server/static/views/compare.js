@@ -1,102 +1,103 @@
 // Two kernels side by side: of one run, of two members, or of two runs.
 
-import { address, json, ready } from "../api.js";
+import { address, ready } from "../api.js";
 import { el, put } from "../dom.js";
 import { count, value } from "../format.js";
+import { ComparableRuns } from "../parts/comparable.js";
 import { checks, choice, renew } from "../parts/forms.js";
 import { ORDER_NAMES } from "../parts/mapcontrols.js";
-import { MapView } from "../parts/mapview.js";
-import { Matrix } from "../parts/matrix.js";
-import { lines, sentence } from "../parts/readout.js";
-import { colourbar, DIVERGING, range } from "../parts/colourbar.js";
-import { busy, empty, loading, section } from "../parts/states.js";
-import { manifestOf } from "../model.js";
-import { link, remember } from "../router.js";
-
-const MOST_RUNS = 500;
+import { PairedMaps } from "../parts/pairedmaps.js";
+import { busy, empty, loading, problem, section } from "../parts/states.js";
+import { remember } from "../router.js";
 
 export async function show(page) {
   page.title("Compare");
   page.crumbs({ text: "Compare" });
   put(page.content, el("h1", {}, "Compare two kernels"), loading("the runs"));
-  const { runs } = await json(address(["runs"], { limit: MOST_RUNS }), { signal: page.signal });
-  const usable = runs.filter((run) => run.kernels?.length);
-  if (!usable.length) {
+  const runs = new ComparableRuns(page.signal);
+  const state = await begin(runs, page.query);
+  if (state) new Comparison(page, runs, state).open();
+  else
     put(
       page.content,
       el("h1", {}, "Compare two kernels"),
       empty("There is no run with a kernel to compare yet.", el("p", {}, el("a", { href: "#/" }, "See all runs"))),
     );
-    return;
-  }
-  new Comparison(page, usable).open();
+}
+
+/** What an address asks for; where it leaves that open, two kernels that go together. */
+async function begin(runs, query) {
+  const run = query.run ? await runs.open(query.run) : await runs.first();
+  if (!run) return null;
+  const other = query.with ? await runs.open(query.with) : run;
+  const one = query.one ? runs.checked(run, query.one) : run.kernels[0];
+  const another = run.kernels.find((name) => name !== one) ?? one;
+  const alike = other.kernels.includes(one) ? one : other.kernels[0];
+  return {
+    run: run.run,
+    one,
+    with: other.run,
+    other: query.other ? runs.checked(other, query.other) : other === run ? another : alike,
+    order: query.order ?? "stored",
+    same: query.same === "yes",
+  };
 }
 
 class Comparison {
-  constructor(page, runs) {
-    this.page = page;
-    this.runs = runs;
-    const { query } = page;
-    const run = this.known(query.run) ?? runs[0];
-    const other = this.known(query.with) ?? run;
-    const one = run.kernels.includes(query.one) ? query.one : run.kernels[0];
-    const fallback =
-      other === run
-        ? (run.kernels.find((name) => name !== one) ?? one)
-        : other.kernels.includes(one)
-          ? one
-          : other.kernels[0];
-    this.state = {
-      run: run.run,
-      one,
-      with: other.run,
-      other: other.kernels.includes(query.other) ? query.other : fallback,
-      order: query.order ?? "stored",
-      same: query.same === "yes",
+  constructor(page, runs, state) {
+    Object.assign(this, { page, runs, state });
+    this.parts = {
+      controls: el("div", { class: "controls" }),
+      trouble: el("div"),
+      figures: el("div"),
+      maps: el("div", { class: "pair" }),
+      help: el("p", { class: "soft small", id: "map-help" }),
     };
-    this.parts = { controls: el("div", { class: "controls" }), figures: el("div"), maps: el("div", { class: "pair" }) };
-    this.spoken = el("p", { class: "unseen", "aria-live": "polite" });
-  }
-
-  known(name) {
-    return this.runs.find((run) => run.run === name);
+    /** The run that was chosen last for a side. */
+    this.wanted = {};
   }
 
   open() {
-    const { parts } = this;
-    put(
-      this.page.content,
-      el("h1", {}, "Compare two kernels"),
-      parts.controls,
-      parts.figures,
-      parts.maps,
-      el(
-        "p",
-        { class: "soft small", id: "map-help" },
-        "Both maps move together, and point at the same entry. Drag or use the arrow keys to move, the wheel or + and − to magnify, 0 to see all.",
-      ),
-      this.spoken,
-    );
+    put(this.page.content, el("h1", {}, "Compare two kernels"), Object.values(this.parts));
     this.change({});
   }
 
   change(changes) {
     Object.assign(this.state, changes);
-    const { state } = this;
-    for (const [run, kernel] of [
-      ["run", "one"],
-      ["with", "other"],
-    ]) {
-      const names = this.known(state[run]).kernels;
-      if (!names.includes(state[kernel])) [state[kernel]] = names;
-    }
+    put(this.parts.trouble);
     this.remember();
     this.drawing?.abort();
     this.drawing = new AbortController();
     this.page.signal.addEventListener("abort", () => this.drawing.abort());
-    this.drawControls([...new Set(["stored", state.order])]);
+    this.drawControls([...new Set(["stored", this.state.order])]);
     this.drawFigures();
     this.drawMaps();
+  }
+
+  /** Take another run for a side (`run` or `with`), and its kernel of the same name (`one` or `other`) if there is one. */
+  choose(side, kernel, name) {
+    this.wanted[side] = name;
+    return this.ask(async () => {
+      const { kernels } = await this.runs.open(name);
+      // Another one may have been chosen meanwhile.
+      if (this.wanted[side] !== name) return;
+      const before = this.state[kernel];
+      this.change({ [side]: name, [kernel]: kernels.includes(before) ? before : kernels[0] });
+    });
+  }
+
+  /** Do what needs the service, and say beside the controls why it cannot be done. */
+  async ask(work) {
+    const { controls, trouble } = this.parts;
+    put(trouble);
+    try {
+      await busy(controls, work);
+    } catch (error) {
+      if (this.page.signal.aborted || error.name === "AbortError") return;
+      if (!error.kind) console.error(error);
+      put(trouble, problem(error));
+      this.drawControls(this.orders);
+    }
   }
 
   remember() {
@@ -104,11 +105,19 @@ class Comparison {
   }
 
   drawControls(orders) {
-    const { state } = this;
-    const names = this.runs.map((run) => run.run);
+    const { state, runs } = this;
+    const { names } = runs;
+    this.orders = orders;
+    const more = () =>
+      this.ask(async () => {
+        await runs.list();
+        this.drawControls(this.orders);
+      });
     const side = (title, run, kernel) => [
-      names.length > 1 ? choice(`${title} run`, names, state[run], (name) => this.change({ [run]: name })) : null,
-      choice(`${title} kernel`, this.known(state[run]).kernels, state[kernel], (name) =>
+      names.length > 1 || runs.after !== null
+        ? choice(`${title} run`, names, state[run], (name) => this.choose(run, kernel, name))
+        : null,
+      choice(`${title} kernel`, runs.opened.get(state[run]).kernels, state[kernel], (name) =>
         this.change({ [kernel]: name }),
       ),
     ];
@@ -116,6 +125,7 @@ class Comparison {
       this.parts.controls,
       side("First", "run", "one"),
       side("Second", "with", "other"),
+      runs.after === null ? null : el("button", { type: "button", on: { click: more } }, "Show more runs"),
       choice(
         "Order",
         orders.map((order) => [order, ORDER_NAMES[order] ?? order]),
@@ -125,7 +135,7 @@ class Comparison {
       checks("Colours", [["same", "the same range"]], state.same ? ["same"] : [], (chosen) => {
         state.same = chosen.length > 0;
         this.remember();
-        this.recolour?.();
+        this.pair.recolour();
       }),
     );
   }
@@ -173,112 +183,15 @@ class Comparison {
   }
 
   async drawMaps() {
-    const { state, parts } = this;
+    const { state, runs, parts } = this;
+    const side = (run, kernel) => ({ run, kernel, geometry: runs.opened.get(run).geometry });
     const { signal } = this.drawing;
-    const sides = [
-      [state.run, state.one],
-      [state.with, state.other],
-    ].map(([run, kernel]) => ({ run, kernel, frame: el("div"), live: el("div", { class: "live" }), ramp: el("div") }));
-    put(
-      parts.maps,
-      sides.map((side) =>
-        el(
-          "section",
-          { "aria-label": `${side.kernel} of ${side.run}` },
-          el(
-            "h2",
-            {},
-            el("a", { href: link(["runs", side.run, "kernels", side.kernel]) }, side.kernel),
-            this.runs.length > 1 ? el("span", { class: "soft small" }, ` ${side.run}`) : null,
-          ),
-          side.frame,
-          side.ramp,
-          side.live,
-        ),
-      ),
-    );
-    const point = (from, entry, told, keyboard) => {
-      if (told) {
-        tell(from, entry, told);
-        if (keyboard) put(this.spoken, `${from.kernel}: ${sentence(told)}`);
-      }
-      for (const side of sides)
-        if (side !== from && side.matrix?.map && side.paired) this.follow(side, entry, keyboard);
-    };
-    const opened = sides.map(async (side) => {
-      const { geometry } = await manifestOf(side.run, signal);
-      side.matrix = new Matrix(side.frame, {
-        run: side.run,
-        kernel: side.kernel,
-        signal,
-        label: `Heat map of ${side.kernel} of ${side.run}`,
-        hovered: (entry, told, keyboard) => point(side, entry, told, keyboard),
-        picked: (entry) => this.follow(side, entry, true),
-        drawn: () => this.recolour?.(),
-      });
-      const train = geometry.train_split;
-      await side.matrix.load({ rows: train, columns: train, order: state.order });
-      return side;
+    this.pair = new PairedMaps(parts, [side(state.run, state.one), side(state.with, state.other)], {
+      order: state.order,
+      same: () => state.same,
+      signal,
     });
-    const found = (await busy(parts.maps, () => Promise.allSettled(opened)))
-      .filter((one) => one.status === "fulfilled")
-      .map((one) => one.value);
-    if (signal.aborted || !found.length) return;
-    const [first] = found;
-    // Clusters are those of one kernel, so they are no order of both.
-    const both = ["stored", "id", "class"];
-    this.drawControls(both.filter((name) => found.every((side) => side.matrix.overview.orders.includes(name))));
-    const alike = found.every((side) => side.matrix.overview.rows === first.matrix.overview.rows);
-    const shared = new MapView(first.matrix.overview.rows, first.matrix.overview.columns);
-    this.recolour = () => {
-      for (const side of found) {
-        const { overview } = side.matrix;
-        side.paired = alike && found.length > 1;
-        side.view ??= alike ? shared : new MapView(overview.rows, overview.columns);
-        const colours = state.same ? sharedColours(found.map((one) => one.matrix.overview)) : {};
-        side.matrix.show(side.view, colours);
-        const [low, high] = range(overview, colours);
-        side.bar = colourbar(overview.palettes[colours.palette ?? overview.palette], low, high);
-        put(side.ramp, side.bar.node);
-      }
-    };
-    this.recolour();
-    if (!alike)
-      put(first.live, el("p", { class: "soft" }, "The matrices have different sizes, so each map moves on its own."));
+    const orders = await this.pair.draw();
+    if (!signal.aborted) this.drawControls(orders);
   }
-
-  /** Point at the same entry of the other map. */
-  async follow(side, entry, keyboard) {
-    side.matrix.map.mark(entry);
-    clearTimeout(side.timer);
-    if (!entry) return;
-    side.timer = setTimeout(
-      async () => {
-        try {
-          const told = await side.matrix.entry(entry.row, entry.column, side.matrix.map.level, this.drawing.signal);
-          // A later move of the pointer may have been answered before.
-          if (side.matrix.map.cursor === entry) tell(side, entry, told);
-        } catch (error) {
-          if (error.name !== "AbortError") put(side.live, el("p", { class: "bad small" }, error.message));
-        }
-      },
-      keyboard ? 0 : 60,
-    );
-  }
-}
-
-/** Colours that mean the same numbers in several maps. */
-function sharedColours(overviews) {
-  const palettes = overviews.map((one) => one.palette);
-  return {
-    palette: palettes.includes(DIVERGING) ? DIVERGING : palettes[0],
-    low: Math.min(...overviews.map((one) => one.low)),
-    high: Math.max(...overviews.map((one) => one.high)),
-  };
-}
-
-function tell(side, entry, told) {
-  put(side.live, lines(told));
-  side.live.dataset.entry = `${entry.row},${entry.column}`;
-  side.bar?.point(told.value);
 }

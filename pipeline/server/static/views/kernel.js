@@ -5,7 +5,7 @@ import { count, percent } from "../format.js";
 import { hasSpectrum, isComparable, kernelOf, kernelWords, manifestOf, references } from "../model.js";
 import { colourbar, range } from "../parts/colourbar.js";
 import { signButton } from "../parts/forms.js";
-import { mapControls } from "../parts/mapcontrols.js";
+import { drawable, mapControls } from "../parts/mapcontrols.js";
 import { MapView } from "../parts/mapview.js";
 import { Matrix } from "../parts/matrix.js";
 import { minimap } from "../parts/minimap.js";
@@ -163,7 +163,7 @@ class KernelPage {
       this.place = null;
       this.small = null;
     }
-    this.matrix.show(this.view, this.colours);
+    this.matrix.show(this.view, drawable(overview, this.colours));
     if (!this.small) {
       this.small = minimap(this.view, () => this.matrix.tiles, this.page.signal);
       put(
@@ -179,7 +179,7 @@ class KernelPage {
 
   drawColours() {
     const { overview } = this.matrix;
-    const [low, high] = range(overview, this.colours);
+    const [low, high] = range(overview, drawable(overview, this.colours));
     const palette = overview.palettes?.[this.colours.palette ?? overview.palette];
     this.bar = palette ? colourbar(palette, low, high) : null;
     put(this.parts.ramp, this.bar?.node);
