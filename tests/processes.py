@@ -49,7 +49,7 @@ def command_of(process):
 def workers_of(driver):
     """Return the ids of the actor processes of a driver, or of a node: children of its raylet."""
     processes = [process for child in children(driver) for process in children(child)]
-    return [process for process in processes if "ray::_Actor" in command_of(process)]
+    return [process for process in processes if "ray::Actor" in command_of(process)]
 
 
 def raylet_of(node):

@@ -17,7 +17,7 @@ class TaskError:
 
     kind: str
     """The stable kind of an NtkPipeError, or ``exception``, ``worker-lost``, ``deadline``, ``memory``, or ``not-started``
-    for a task that waited behind another one on a worker that was lost."""
+    for a task that waited on a worker that was lost, or was given to one that was gone already."""
     message: str
     counts: bool = True
     """Whether the attempt is held against the task: not if it was never started, or can be made with less memory."""

@@ -1,4 +1,4 @@
-"""Worker processes on Ray.
+"""Worker processes on Ray, as the driver sees them.
 
 Ray starts processes and moves calls; it retries nothing. The driver owns attempts and commits, because Ray's own
 retries reorder calls and have no limit per task. Processes belong to the driver and end with it. What they are given and
@@ -7,12 +7,10 @@ return are a few hundred bytes; the object store holds the description of the ru
 
 import itertools
 import os
-import signal
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from types import FrameType
 from typing import Any, Final, final
 
 import ray
@@ -20,14 +18,13 @@ import ray.exceptions
 from ray._private.state import state as cluster_state
 
 from ntkpipe.configs.resources import PoolConfig
+from ntkpipe.pipeline.executors.actor import Actor, Hello, Sign
 from ntkpipe.pipeline.executors.asking import Asking
-from ntkpipe.pipeline.executors.base import NOT_STARTED
 from ntkpipe.pipeline.executors.connection import Connection
 from ntkpipe.pipeline.executors.processes import Place, oom_kills
 from ntkpipe.pipeline.scheduling.workers import (
     AbstractWorkers,
     Draining,
-    Failed,
     Finished,
     Lost,
     NotStarted,
@@ -36,73 +33,23 @@ from ntkpipe.pipeline.scheduling.workers import (
     WorkerEvent,
 )
 from ntkpipe.pipeline.stopping import leaving_compiled_code
-from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
-from ntkpipe.workers.worker import Worker, describe_failure
+from ntkpipe.workers.tasks import MEMORY_KIND, Task, WorkerSpec
 
 FETCH_SECONDS: Final = 60.0
 """For an answer that is ready to arrive; it may be on a node that has just been lost."""
+
+ASKING_SECONDS: Final = 5.0
+"""Between two questions to a process that has nothing to do. Ray tells of a process that is gone only whoever waits for it."""
+
+QUIET_SECONDS: Final = 1.0
+"""A process that has said nothing for so long is asked whether it is there before it is given a task. Those that are given
+one short task after another are not: a question takes the driver 50 microseconds."""
 
 LEAVING_SECONDS: Final = 2.0
 """Between two questions for nodes that are about to leave."""
 
 ENDING_SECONDS: Final = 3.0
 """For a process to end as Ray tells it to. Of one that is killed before, Ray says in the user's terminal that it was lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Hello:
-    """The first answer of a worker process."""
-
-    place: Place
-    node: str
-    device: str
-    failure: Failed | None
-    """What kept it from starting."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """How an attempt at a task ended."""
-
-    value: TaskResult | Failed
-    is_draining: bool
-    """Whether the process was told to end, and takes no other task."""
-
-
-@final
-class _Actor:
-    """The worker process: turns results and errors into plain values, and finishes its task when it is told to end."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._worker: Worker | None = None
-        self._device = ""
-        self._failure: Failed | None = None
-        self._is_draining = False
-        signal.signal(signal.SIGTERM, self._drain)
-        try:
-            worker = Worker(spec)
-            self._device, self._worker = worker.device, worker
-        except Exception as error:  # noqa: BLE001 - whatever keeps a worker from starting is reported, not raised
-            self._failure = describe_failure(error)
-
-    def hello(self) -> _Hello:
-        """Say where the process is, and whether it has started."""
-        return _Hello(Place.here(), ray.get_runtime_context().get_node_id(), self._device, self._failure)
-
-    def run(self, task: Task, halvings: int) -> _Answer:
-        """Carry out a task; an error is returned as (kind, message)."""
-        if self._worker is None or self._is_draining:
-            told = (NOT_STARTED, "the worker was told to end")
-            return _Answer(self._failure or told, self._is_draining)
-        try:
-            value: TaskResult | Failed = self._worker.run(task, halvings)
-        except Exception as error:  # noqa: BLE001 - whatever ends a task is reported, not raised
-            value = describe_failure(error)
-        return _Answer(value, self._is_draining)
-
-    def _drain(self, number: int, frame: FrameType | None) -> None:
-        """Handle a SIGTERM."""
-        self._is_draining = True
 
 
 @dataclass(slots=True)
@@ -115,6 +62,10 @@ class _Process:
     """Where it is; None before it has answered."""
     node: str = ""
     answers: deque[Any] = field(default_factory=deque)
+    heard_at: float = 0.0
+    """When it last answered."""
+    sign: Any = None
+    """The answer to whether it is there; None if it was not asked since it last answered."""
     is_leaving: bool = False
     """Whether it is known that its node is about to leave."""
 
@@ -137,7 +88,7 @@ class RayWorkers(AbstractWorkers):
         self._ending: list[tuple[float, Place]] = []
         self._numbers = itertools.count()
         self._specs: dict[tuple[str, int], Any] = {}
-        self._actor_class: Any = ray.remote(_Actor)
+        self._actor_class: Any = ray.remote(Actor)
         self._connection = Connection(address, num_workers)
         self._oom_kills = oom_kills()
         self._leaving: Asking | None = None
@@ -212,6 +163,9 @@ class RayWorkers(AbstractWorkers):
     def send(self, worker: int, task: Task, halvings: int) -> None:
         """Call a process."""
         process = self._processes[worker]
+        # Should the process be lost, this answer tells whether it was there to begin with the task.
+        if not process.answers and self.now() - process.heard_at > QUIET_SECONDS:
+            process.sign = process.actor.sign.remote()
         process.answers.append(process.actor.run.remote(task, halvings))
 
     def end(self, worker: int) -> None:
@@ -226,20 +180,40 @@ class RayWorkers(AbstractWorkers):
 
     @leaving_compiled_code()
     def listen(self, timeout_seconds: float) -> list[WorkerEvent]:
-        """Collect the answers that are there, and look now and then for nodes that are about to leave."""
-        self._see_off()
-        awaited = {process.answers[0]: worker for worker, process in self._processes.items() if process.answers}
-        awaited |= {process.hello: worker for worker, process in self._processes.items() if process.place is None}
+        """Collect the answers that are there, and look now and then for processes and nodes that are gone or about to leave."""
+        until = self.now() + timeout_seconds
+        while True:
+            self._see_off()
+            events = self._answers(max(0.0, until - self.now())) + self._leavers()
+            # Most of what idle processes say is no news.
+            if events or self.now() >= until:
+                return events
+
+    def _answers(self, timeout_seconds: float) -> list[WorkerEvent]:
+        """Return what processes answer; nothing if the time is up or one has only said that it is there."""
+        awaited = self._awaited()
         if not awaited:
             time.sleep(timeout_seconds)
-            return self._leavers()
+            return []
         ready, others = ray.wait(list(awaited), num_returns=1, timeout=timeout_seconds)
         if others:
             ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
-        events: list[WorkerEvent] = []
-        for reference in ready:
-            events += self._hear(awaited[reference])
-        return events + self._leavers()
+        return [event for reference in ready for event in self._hear(awaited[reference])]
+
+    def _awaited(self) -> dict[Any, int]:
+        """Return the next answer of each process that owes one; those that do not are asked for one now and then."""
+        now, awaited = self.now(), {}
+        for worker, process in self._processes.items():
+            if process.place is None:
+                awaited[process.hello] = worker
+            elif process.answers:
+                awaited[process.answers[0]] = worker
+            else:
+                if process.sign is None and now - process.heard_at > ASKING_SECONDS:
+                    process.sign = process.actor.sign.remote()
+                if process.sign is not None:
+                    awaited[process.sign] = worker
+        return awaited
 
     def _see_off(self) -> None:
         """Kill what was told to end and is still there."""
@@ -267,25 +241,31 @@ class RayWorkers(AbstractWorkers):
         return events
 
     def _hear(self, worker: int) -> list[WorkerEvent]:
-        """Take an answer of a process, its first one or that to its first call."""
+        """Take an answer of a process: its first one, that to its first call, or that it is there."""
         process = self._processes[worker]
         is_new = process.place is None
+        answer = process.hello if is_new else process.answers[0] if process.answers else process.sign
         try:
-            found = ray.get(process.hello if is_new else process.answers[0], timeout=FETCH_SECONDS)
+            found = ray.get(answer, timeout=FETCH_SECONDS)
         except (ray.exceptions.RayError, TimeoutError) as error:
             if is_new:
                 return [NotStarted(worker, "worker-lost", _first_line(error))]
             kind = MEMORY_KIND if self._ran_out_of_memory(process, error) else "worker-lost"
             was_told = isinstance(error, ray.exceptions.RayActorError) and error.preempted
-            lost = Lost(worker, kind, f"the worker process was lost: {_first_line(error)}")
+            had_begun = bool(process.answers) and (process.sign is None or _was_given(process.sign))
+            lost = Lost(worker, kind, f"the worker process was lost: {_first_line(error)}", had_begun)
             return [Draining(worker), lost] if was_told else [lost]
-        if isinstance(found, _Hello):
+        process.heard_at, process.sign = self.now(), None
+        if isinstance(found, Hello):
             if found.failure is not None:
                 return [NotStarted(worker, *found.failure)]
             process.place, process.node = found.place, found.node
             return [Ready(worker, f"{found.place.host}:{found.place.process}", found.device)]
+        draining = [Draining(worker)] if found.is_draining else []
+        if isinstance(found, Sign):
+            return [*draining]
         process.answers.popleft()
-        return [*([Draining(worker)] if found.is_draining else []), Finished(worker, found.value)]
+        return [*draining, Finished(worker, found.value)]
 
     def _ran_out_of_memory(self, process: _Process, error: Exception) -> bool:
         """Return whether Ray says so, or the kernel of this machine has ended a process since it was last asked."""
@@ -307,6 +287,15 @@ class RayWorkers(AbstractWorkers):
         if key not in self._specs:
             self._specs[key] = ray.put(replace(self._spec, device=device, threads=threads))
         return self._specs[key]
+
+
+def _was_given(answer: Any) -> bool:
+    """Return whether a process has given an answer."""
+    try:
+        ray.get(answer, timeout=0)
+    except (ray.exceptions.RayError, TimeoutError):
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

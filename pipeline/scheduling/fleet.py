@@ -167,7 +167,7 @@ class Fleet(AbstractExecutor):
             case Draining():
                 return self._drain(member)
             case Lost():
-                return self._replace(member, event.kind, event.message)
+                return self._replace(member, event.kind, event.message, had_begun=event.had_begun)
 
     def _finish(self, member: Member, event: Finished) -> Outcome:
         """Return how the first task of a worker ended."""
@@ -235,11 +235,11 @@ class Fleet(AbstractExecutor):
                 "resources.workers, the free CPUs and GPUs of the cluster, and that its nodes can import ntkpipe."
             )
 
-    def _replace(self, member: Member, kind: str, message: str) -> list[Outcome]:
-        """Start a new worker in place of one that is lost, and report its tasks; only the first had been started."""
+    def _replace(self, member: Member, kind: str, message: str, *, had_begun: bool = True) -> list[Outcome]:
+        """Start a new worker in place of one that is lost, and report its tasks; only the first may have been started."""
         outcomes = []
         for place, call in enumerate(member.calls):
-            if place:
+            if place or not had_begun:
                 error = TaskError(NOT_STARTED, message, counts=False)
             elif member.is_draining and kind == "worker-lost":
                 error = TaskError(kind, f"{message}; it had been told to end", counts=False)

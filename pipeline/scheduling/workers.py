@@ -52,6 +52,8 @@ class Lost:
     worker: int
     kind: str
     message: str
+    had_begun: bool = True
+    """Whether it may have begun with the first of its tasks; False only if it is known to have been gone before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +95,7 @@ class AbstractWorkers(ABC):
 
     @abstractmethod
     def listen(self, timeout_seconds: float) -> list[WorkerEvent]:
-        """Return what has happened, at least one event unless the time is up; those of a worker in their order."""
+        """Return what has happened, at least one event unless the time is up; those of a worker in their order.
+
+        That a worker is lost is heard whether it has a task or not.
+        """

@@ -212,11 +212,13 @@ class SimulatedWorkers(AbstractWorkers):
         for process in self._processes.values():
             if process.node is node:
                 self._leave(process)
-                self._at(self._now + self._chance.lost_seconds, self._notice, process)
+                self._at(self._now + self._chance.lost_seconds, self._notice, (process, bool(process.tasks)))
 
-    def _notice(self, process: Process) -> None:
+    def _notice(self, lost: tuple[Process, bool]) -> None:
+        """Tell that a process is gone, which may have been given its first task since then."""
+        process, had_begun = lost
         if process.is_ready:
-            self._heard.append(Lost(process.number, "worker-lost", GONE))
+            self._heard.append(Lost(process.number, "worker-lost", GONE, had_begun))
         else:
             self._heard.append(NotStarted(process.number, "worker-lost", GONE))
 

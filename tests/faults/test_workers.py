@@ -73,6 +73,16 @@ def test_poison_samples_are_set_aside_and_all_others_are_finished(local_ray, tmp
     fault_table.add("poison sample", len(POISON), len(POISON), *compare_runs(tmp_path / "run", tmp_path / "whole"))
 
 
+def test_a_sample_that_ends_workers_which_had_nothing_to_do_is_set_aside_all_the_same(local_ray, tmp_path, monkeypatch):
+    # Every worker that has no task is asked whether it is there before it is given one.
+    monkeypatch.setattr("ntkpipe.pipeline.executors.ray.QUIET_SECONDS", -1.0)
+    (tmp_path / "moods").write_text("0 exit\n")
+    resources = {"executor": "ray", "workers": 2, "max_attempts": 2}
+    with pytest.raises(TaskFailedError, match=r"failed 2 times.*worker process was lost"):
+        ntkpipe.run(moody(tmp_path, resources=resources, data=data(1)), tmp_path / "run")
+    assert [failure["kind"] for failure in failures(tmp_path / "run")] == ["worker-lost"] * 2
+
+
 def data(num):
     return {"splits": {"train": {"kind": "python", "target": "troubles:load", "options": {"num": num}}}}
 
@@ -190,7 +200,7 @@ from ntkpipe.pipeline.executors import ray as executor
 
 name = sys.argv.pop()
 
-class _Actor(executor._Actor):
+class Actor(executor.Actor):
     def __init__(self, spec):
         try:
             with open(name, "x") as file:
@@ -200,7 +210,7 @@ class _Actor(executor._Actor):
         else:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-executor._Actor = _Actor
+executor.Actor = Actor
 cli.main()
 """
 """A driver of whose workers the first one to be called stops before it has answered."""

@@ -2,16 +2,19 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import golden
 import pytest
+from clockwork import carry_out
 from processes import wait_for
 
 from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.resources import PoolConfig
 from ntkpipe.pipeline import execution
-from ntkpipe.pipeline.executors.ray import RayWorkers, cluster_state
+from ntkpipe.pipeline.executors.ray import QUIET_SECONDS, RayWorkers, cluster_state
+from ntkpipe.pipeline.scheduling.fleet import Fleet
 from ntkpipe.pipeline.scheduling.workers import Draining, Finished, Lost, NotStarted, Ready, Trouble
 from ntkpipe.storage.ledger import Ledger
 from ntkpipe.storage.stores.registry import open_store
@@ -98,6 +101,46 @@ def test_a_worker_that_is_killed_is_lost_with_what_it_had(local_ray, job):
         os.kill(process_of(ready), signal.SIGKILL)
         [event] = hear(workers)
         assert (type(event), event.worker, event.kind) == (Lost, worker, "worker-lost")
+
+
+def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_lost(local_ray, job, monkeypatch):
+    monkeypatch.setattr("ntkpipe.pipeline.executors.ray.ASKING_SECONDS", 0.05)
+    with RayWorkers(job[0], address="local", num_workers=1) as workers:
+        worker = workers.start(PoolConfig())
+        [ready] = hear(workers)
+        begun = time.monotonic()
+        assert workers.listen(0.5) == []
+        assert time.monotonic() - begun >= 0.5, "that a worker is there is no news"
+        os.kill(process_of(ready), signal.SIGKILL)
+        [event] = hear(workers)
+        assert (type(event), event.worker, event.kind, event.had_begun) == (Lost, worker, "worker-lost", False)
+
+
+def test_a_worker_that_is_told_to_end_while_it_has_nothing_to_do_says_so(local_ray, job, monkeypatch):
+    monkeypatch.setattr("ntkpipe.pipeline.executors.ray.ASKING_SECONDS", 0.05)
+    with RayWorkers(job[0], address="local", num_workers=1) as workers:
+        worker = workers.start(PoolConfig())
+        [ready] = hear(workers)
+        os.kill(process_of(ready), signal.SIGTERM)
+        assert hear(workers) == [Draining(worker)]
+
+
+def test_idle_workers_that_were_killed_cost_the_next_task_no_attempt(local_ray, job):
+    spec, tasks = job
+    options = {"task_seconds": 600.0, "slow_factor": 10.0}
+    told = []
+    ray_workers = RayWorkers(spec, address="local", num_workers=3)
+    with Fleet(
+        ray_workers, spec, [PoolConfig(workers=3)], **options, tell=lambda **fields: told.append(fields)
+    ) as fleet:
+        wait_for(lambda: fleet.wait(1.0) or fleet.num_ready == 3, pause=0.0)
+        time.sleep(QUIET_SECONDS)
+        first, second, _ = [int(fields["worker"].rpartition(":")[2]) for fields in told]
+        for process in (first, second):
+            os.kill(process, signal.SIGKILL)
+        *lost, fine = carry_out(fleet, tasks[:1])
+        assert [(outcome.error.kind, outcome.error.counts) for outcome in lost] == [("not-started", False)] * 2
+        assert isinstance(fine.result, TaskResult)
 
 
 def test_a_worker_that_is_told_to_end_says_so_with_its_next_answer(local_ray, job):

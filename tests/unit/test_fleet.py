@@ -249,6 +249,18 @@ def test_of_a_lost_worker_only_the_task_it_had_begun_is_a_failed_attempt():
         assert rig.fleet.num_ready == 1
 
 
+@pytest.mark.parametrize("kind", ["worker-lost", "memory"])
+def test_what_is_given_to_workers_that_are_gone_already_has_not_failed(kind):
+    with Rig([None, None, None, 1.0], pool(3)) as rig:
+        for worker in range(3):
+            rig.workers.at(3.0 + worker, Lost(worker, kind, "it is gone", had_begun=False))
+        *lost, fine = rig.run(1)
+        assert [(one.error.kind, one.error.counts, one.worker) for one in lost] == [
+            ("not-started", False, f"host-{worker}:1") for worker in range(3)
+        ]
+        assert (fine.worker, rig.fleet.num_ready) == ("host-3:1", 3)
+
+
 def test_a_worker_that_ran_out_of_memory_is_tried_with_smaller_batches():
     with Rig([10.0, 10.0]) as rig:
         rig.workers.at(3.0, Lost(0, "memory", "killed"))

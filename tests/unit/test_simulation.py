@@ -154,6 +154,19 @@ def test_tasks_of_a_node_that_is_lost_are_done_again():
     assert found.seconds > 300 / 4 * 2.0
 
 
+def test_tasks_are_charged_for_a_node_only_if_it_was_lost_while_it_worked_on_them():
+    times = Fixed(features=taking(50.0), kernel=taking(5.0))
+    # Of eight workers two have nothing to do in the first stage, and are given a task of the second before their end is noticed.
+    groups = [group(8, hours_between_failures=0.05, start_seconds=20.0)]
+    chance = Chance(task_spread=0.0, lost_seconds=40.0)
+    found = [
+        finished(scene(6, groups, times, chance=chance, kernel=True, resources=PATIENT, seed=seed))
+        for seed in range(1, 6)
+    ]
+    assert sum(one.num_nodes_lost for one in found) > 20
+    assert [one.num_retries for one in found] == [one.num_lost for one in found]
+
+
 def test_nodes_that_join_are_used():
     chance = Chance(task_spread=0.0, failures=False, joins=(Join(50.0, "g", 3),))
     found = finished(scene(200, [group(1)], Fixed(features=taking(1.0)), chance=chance))
