@@ -82,6 +82,7 @@ class ResourcesConfig(Section):
             "max_worker_bytes",
             "max_attempts",
             "task_seconds",
+            "start_seconds",
             "checkpoint_seconds",
             "share_solves",
             "max_bad_share",
@@ -130,6 +131,9 @@ class ResourcesConfig(Section):
     task_seconds: float = Field(3600.0, gt=0)
     """A task that takes longer is taken from its worker and tried again. Of a solve that has stored a later state since,
     that is no failed attempt."""
+    start_seconds: float = Field(600.0, gt=0)
+    """A worker that takes longer to start, or for which there is no room for so long, is started again. While none at all is
+    ready, the run ends after three times."""
     slow_factor: float = Field(10.0, gt=1)
     """A task of a stage of equal ones is late, too, when it takes so many times longer than such tasks take, and more than
     a minute."""

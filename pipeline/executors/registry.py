@@ -37,6 +37,7 @@ def make_executor(
             spec,
             resources.worker_pools,
             task_seconds=resources.task_seconds,
+            start_seconds=resources.start_seconds,
             slow_factor=resources.slow_factor,
             tell=tell,
         )

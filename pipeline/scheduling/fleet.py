@@ -32,9 +32,6 @@ from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
 MAX_STARTS: Final = 3
 """In a row that fail, before a worker is given up."""
 
-START_SECONDS: Final = 120.0
-"""That a worker has to start at the least, however short tasks are: machines are slow when many processes start at once."""
-
 LOOK_SECONDS: Final = 1.0
 """Between two looks for workers that are late."""
 
@@ -48,6 +45,7 @@ class Fleet(AbstractExecutor):
         spec: Of the run.
         pools: How many workers of which kind are wanted.
         task_seconds: The longest that a task may take.
+        start_seconds: The longest that a worker may take to start.
         slow_factor: How many times longer than expected a task may take.
         tell: Is told what becomes of workers, as fields of an event.
     """
@@ -59,6 +57,7 @@ class Fleet(AbstractExecutor):
         pools: Sequence[PoolConfig],
         *,
         task_seconds: float,
+        start_seconds: float,
         slow_factor: float,
         tell: Callable[..., None] | None = None,
     ) -> None:
@@ -66,12 +65,12 @@ class Fleet(AbstractExecutor):
         self._spec = spec
         self._pools = tuple(pools)
         self._task_seconds = task_seconds
+        self._start_seconds = start_seconds
         self._speeds = Speeds(task_seconds, slow_factor)
         self._roster = Roster(self._speeds)
         self._tell = tell
         self._late: Counter[tuple[str, str]] = Counter()
         self._looked_at = -math.inf
-        self._start_seconds = max(START_SECONDS, task_seconds)
 
     def __enter__(self) -> "Fleet":
         """Begin to start the workers.
@@ -143,7 +142,7 @@ class Fleet(AbstractExecutor):
         now = self.now()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            least = min(self._task_seconds, MIN_DEADLINE_SECONDS)
+            least = min(self._task_seconds, self._start_seconds, MIN_DEADLINE_SECONDS)
             for late in [member for member in self._roster if now - member.since > least]:
                 outcomes += self._check(late)
         return outcomes
@@ -204,7 +203,8 @@ class Fleet(AbstractExecutor):
         passed = self.now() - member.since
         if not member.is_ready:
             if passed > self._start_seconds:
-                late = f"its process took longer than {self._start_seconds:g} s to start; is there room for it?"
+                setting = f"resources.start_seconds = {self._start_seconds:g}"
+                late = f"its process took longer than {setting} to start; is there room for it?"
                 self._start_again(member, late, counts=not self.num_ready)
             return []
         if not member.calls:

@@ -184,6 +184,7 @@ def simulate(scene: Scene, lines: TextIO | None = None) -> Simulated:
         _spec(plan.config, plan.geometry, scene.habits.kept_sides),
         _pools(scene),
         task_seconds=resources.task_seconds,
+        start_seconds=resources.start_seconds,
         slow_factor=resources.slow_factor,
         tell=lambda **fields: log.add("worker", **fields),
     )

@@ -127,7 +127,7 @@ def test_a_worker_that_is_told_to_end_while_it_has_nothing_to_do_says_so(local_r
 
 def test_idle_workers_that_were_killed_cost_the_next_task_no_attempt(local_ray, job):
     spec, tasks = job
-    options = {"task_seconds": 600.0, "slow_factor": 10.0}
+    options = {"task_seconds": 600.0, "start_seconds": 600.0, "slow_factor": 10.0}
     told = []
     ray_workers = RayWorkers(spec, address="local", num_workers=3)
     with Fleet(

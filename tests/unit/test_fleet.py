@@ -51,7 +51,15 @@ def tasks(number, start=0):
 class Rig:
     """A fleet of clockwork."""
 
-    def __init__(self, seconds, *pools, starting=lambda worker, pool: 0.0, task_seconds=3600.0, slow_factor=10.0):
+    def __init__(
+        self,
+        seconds,
+        *pools,
+        starting=lambda worker, pool: 0.0,
+        task_seconds=3600.0,
+        start_seconds=120.0,
+        slow_factor=10.0,
+    ):
         if not callable(seconds):
             table, seconds = seconds, lambda worker, pool, task: table[worker]
         self.workers = Clockwork(seconds, starting)
@@ -61,6 +69,7 @@ class Rig:
             SPEC,
             pools or [PoolConfig()],
             task_seconds=task_seconds,
+            start_seconds=start_seconds,
             slow_factor=slow_factor,
             tell=lambda **fields: self.told.append(fields),
         )
@@ -385,10 +394,15 @@ def test_a_worker_that_finds_room_late_is_used():
         assert rig.given()[1] == pytest.approx(35, abs=3)
 
 
-def test_without_any_room_at_all_the_run_ends_with_a_word():
-    with Rig([], starting=never, task_seconds=60.0) as rig, pytest.raises(PlanError, match="is there room for it"):
+@pytest.mark.parametrize("start_seconds", [5.0, 120.0])
+def test_without_any_room_at_all_the_run_ends_with_a_word(start_seconds):
+    with (
+        Rig([], starting=never, start_seconds=start_seconds) as rig,
+        pytest.raises(PlanError, match=rf"resources.start_seconds = {start_seconds:g} to start; is there room for it"),
+    ):
         rig.run(1)
-    assert rig.workers.time == pytest.approx(360.0, abs=5.0)
+    # However long a task may take.
+    assert rig.workers.time == pytest.approx(3 * start_seconds, abs=5.0)
 
 
 def test_a_replacement_is_of_the_same_pool():

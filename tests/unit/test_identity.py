@@ -144,6 +144,7 @@ def test_a_change_reaches_exactly_the_tasks_that_depend_on_it(override, expected
         "resources.max_worker_bytes=6GiB",
         "resources.max_attempts=9",
         "resources.task_seconds=9",
+        "resources.start_seconds=9",
         "resources.checkpoint_seconds=9",
         "resources.share_solves=false",
         "resources.threads_per_worker=2",
