@@ -93,7 +93,7 @@ def execute(
         if origin:
             take_over(origin, fenced, plan, identities, ledger, epoch=lock.epoch, tell=tell, check=check)
         spec = worker_spec(store, plan, probe, epoch=lock.epoch)
-        with status, make_executor(plan.config.resources, spec, partial(log.add, "worker")) as executor:
+        with status, make_executor(plan.config.resources, spec, partial(log.add, "worker"), progress.note) as executor:
             for listener in make_listeners(plan.config.resources):
                 log.listen(listener)
             driver = Driver(

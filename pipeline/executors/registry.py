@@ -14,7 +14,10 @@ from ntkpipe.workers.tasks import WorkerSpec
 
 
 def make_executor(
-    resources: ResourcesConfig, spec: WorkerSpec, tell: Callable[..., None] | None = None
+    resources: ResourcesConfig,
+    spec: WorkerSpec,
+    tell: Callable[..., None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> AbstractExecutor:
     """Return the executor that a configuration asks for, not yet started.
 
@@ -22,6 +25,7 @@ def make_executor(
         resources: Of the run.
         spec: For its workers.
         tell: Is told what becomes of workers, as fields of an event.
+        note: Is told what a person should know of them.
 
     Raises:
         ConfigError: No worker could have the device that is asked for.
@@ -40,6 +44,7 @@ def make_executor(
             start_seconds=resources.start_seconds,
             slow_factor=resources.slow_factor,
             tell=tell,
+            note=note,
         )
     from ntkpipe.pipeline.executors.serial import SerialExecutor
 

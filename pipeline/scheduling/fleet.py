@@ -3,13 +3,15 @@
 A worker has two tasks at a time: one computes, one waits, which hides the round trip. A task goes to the worker that
 will be done with it first; near the end of a stage it waits for a worker that is busy, if the others would be done with
 all that is left before a slow one had finished it. What a worker that is lost had is reported as failed, and another one
-is started in its place; where there is no room for it yet, it waits for a machine to join.
+is started in its place; where there is no room for it yet, it waits for a machine to join. One that does not start is tried
+again after longer and longer pauses, as long as there are others.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, final
 
 from ntkpipe.configs.errors import PlanError, RunLockedError, error_of_kind
@@ -30,10 +32,26 @@ from ntkpipe.pipeline.scheduling.workers import (
 from ntkpipe.workers.tasks import MEMORY_KIND, Task, TaskResult, WorkerSpec
 
 MAX_STARTS: Final = 3
-"""In a row that fail, before a worker is given up."""
+"""In a row that fail, before the next one is put off."""
+
+PAUSE_SECONDS: Final = 10.0
+"""Before the start that is put off first; each one that fails after it doubles the pause."""
+
+MAX_PAUSE_SECONDS: Final = 300.0
+"""A storage or a machine may be away for minutes; looking for it costs seconds of a process that starts in vain."""
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks for workers that are late."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Vacancy:
+    """The place of a worker that has not started, to be tried again."""
+
+    pool: int
+    failed_starts: int
+    until: float
+    """When it is tried again, or as soon as there are others."""
 
 
 @final
@@ -48,6 +66,7 @@ class Fleet(AbstractExecutor):
         start_seconds: The longest that a worker may take to start.
         slow_factor: How many times longer than expected a task may take.
         tell: Is told what becomes of workers, as fields of an event.
+        note: Is told, once, what a person should know of workers that do not start.
     """
 
     def __init__(
@@ -60,6 +79,7 @@ class Fleet(AbstractExecutor):
         start_seconds: float,
         slow_factor: float,
         tell: Callable[..., None] | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self._workers = workers
         self._spec = spec
@@ -69,6 +89,8 @@ class Fleet(AbstractExecutor):
         self._speeds = Speeds(task_seconds, slow_factor)
         self._roster = Roster(self._speeds)
         self._tell = tell
+        self._note = note
+        self._vacancies: list[_Vacancy] = []
         self._late: Counter[tuple[str, str]] = Counter()
         self._looked_at = -math.inf
 
@@ -145,6 +167,7 @@ class Fleet(AbstractExecutor):
             least = min(self._task_seconds, self._start_seconds, MIN_DEADLINE_SECONDS)
             for late in [member for member in self._roster if now - member.since > least]:
                 outcomes += self._check(late)
+            self._fill_vacancies()
         return outcomes
 
     def _hear(self, member: Member, event: Ready | NotStarted | Finished | Draining | Lost) -> list[Outcome]:
@@ -220,20 +243,41 @@ class Fleet(AbstractExecutor):
         return self._replace(member, "deadline", f"took longer than {reason}")
 
     def _start_again(self, member: Member, reason: str, *, counts: bool = True) -> None:
-        """Start a worker afresh that has not started, a few times.
+        """Start a worker afresh that has not started: at once a few times, then after a pause.
 
         Raises:
-            PlanError: It was the last one.
+            PlanError: There is no other one, ready or starting.
         """
         failed, why = member.failed_starts + counts, reason.rstrip(".?")
-        self._end(member, "lost", reason if failed < MAX_STARTS else f"{why}; after {MAX_STARTS} tries it is given up")
         if failed < MAX_STARTS:
+            self._end(member, "lost", reason)
             self._start(member.pool, failed)
-        elif not len(self._roster):
+            return
+        self._end(member, "lost", f"{why}; {failed} starts in a row have failed")
+        if not len(self._roster):
             raise PlanError(
                 f"no worker could be started in {MAX_STARTS} tries, the last one because {why}. Check "
                 "resources.workers, the free CPUs and GPUs of the cluster, and that its nodes can import ntkpipe."
             )
+        # No more than ten doublings, so that it stays a number.
+        pause = min(MAX_PAUSE_SECONDS, PAUSE_SECONDS * 2.0 ** min(10, failed - MAX_STARTS))
+        self._vacancies.append(_Vacancy(member.pool, failed, self.now() + pause))
+        if self._note is not None:
+            self._note(
+                f"a worker does not start, at least {MAX_STARTS} times in a row, the last one because {redacted(why)}. The run "
+                f"goes on with the others ({self.num_ready} of {self.num_wanted} are ready now); those that fail are started "
+                f"again after pauses of up to {MAX_PAUSE_SECONDS:g} s."
+            )
+            self._note = None
+
+    def _fill_vacancies(self) -> None:
+        """Start again what was put off and is due; while nobody is ready, whoever is starting decides whether anybody can."""
+        if self._vacancies and self.num_ready:
+            now = self.now()
+            due = [vacancy for vacancy in self._vacancies if vacancy.until <= now]
+            self._vacancies = [vacancy for vacancy in self._vacancies if vacancy.until > now]
+            for vacancy in due:
+                self._start(vacancy.pool, vacancy.failed_starts)
 
     def _replace(self, member: Member, kind: str, message: str, *, had_begun: bool = True) -> list[Outcome]:
         """Start a new worker in place of one that is lost, and report its tasks; only the first may have been started."""

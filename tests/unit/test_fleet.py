@@ -1,5 +1,6 @@
 """Which worker is given the next task, and what becomes of workers that are slow, late, lost or about to leave."""
 
+import math
 from collections import Counter
 
 import golden
@@ -8,11 +9,11 @@ from clockwork import Clockwork, carry_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkpipe.configs.errors import ConfigError, PlanError
+from ntkpipe.configs.errors import ConfigError, PlanError, StorageError
 from ntkpipe.configs.loading import load_config
 from ntkpipe.configs.resources import PoolConfig
 from ntkpipe.pipeline.scheduling.fleet import Fleet
-from ntkpipe.pipeline.scheduling.workers import Draining, Lost, NotStarted, Trouble
+from ntkpipe.pipeline.scheduling.workers import Draining, Lost, NotStarted, Ready, Trouble
 from ntkpipe.storage.grid import Shard
 from ntkpipe.storage.records import Geometry, SplitGeometry
 from ntkpipe.workers.passes import PassPlan
@@ -344,7 +345,7 @@ def never(worker, pool):
     return None
 
 
-def test_a_worker_that_fails_to_start_three_times_is_given_up_and_the_last_one_ends_the_run():
+def test_when_all_workers_have_failed_to_start_three_times_the_run_ends():
     with Rig([1.0] * 9, pool(2), starting=never) as rig:
         for worker in range(5):
             rig.workers.at(rig.workers.time, NotStarted(worker, "exception", "boom"))
@@ -356,7 +357,62 @@ def test_a_worker_that_fails_to_start_three_times_is_given_up_and_the_last_one_e
         assert [fields["state"] for fields in rig.told] == ["lost"] * 6
         messages = [fields["message"] for fields in rig.told]
         assert messages[:4] == ["boom"] * 4
-        assert messages[4:] == ["boom; after 3 tries it is given up"] * 2
+        assert messages[4:] == ["boom; 3 starts in a row have failed"] * 2
+
+
+class Outage(Clockwork):
+    """Clockwork of which the first worker starts, the others only from a time on: before it they fail after four seconds."""
+
+    def __init__(self, until, kind="storage"):
+        super().__init__(lambda worker, pool, task: None)
+        self.until = until
+        self.kind = kind
+        self.started_at = []
+
+    def start(self, pool):
+        worker = len(self.pools)
+        self.pools[worker] = pool
+        self.started_at.append(self.time)
+        if worker and self.time < self.until:
+            self.at(self.time + 4.0, NotStarted(worker, self.kind, "the storage is away."))
+        else:
+            self.at(self.time + 4.0, Ready(worker, f"host-{worker}:1", pool.device))
+        return worker
+
+
+@pytest.mark.parametrize("seconds", [60.0, 3 * 3600.0])
+def test_workers_that_do_not_start_for_a_while_are_there_afterwards(seconds):
+    workers, notes = Outage(seconds), []
+    options = {"task_seconds": 3600.0, "start_seconds": 600.0, "slow_factor": 10.0}
+    with Fleet(workers, SPEC, [pool(8)], **options, note=notes.append) as fleet:
+        while workers.time < seconds:
+            fleet.wait(1.0)
+        # Once the pauses are as long as they get, each of them starts every five minutes.
+        assert len(workers.started_at) <= 8 + 7 * (8 + seconds / 300)
+        while workers.time < seconds + 310:
+            fleet.wait(1.0)
+        assert fleet.num_ready == 8
+        starts = len(workers.started_at)
+        while workers.time < seconds + 3600:
+            fleet.wait(1.0)
+        assert len(workers.started_at) == starts
+    [note] = notes
+    assert "3 times in a row, the last one because the storage is away. The run goes on" in note
+    assert "(1 of 8 are ready now)" in note
+
+
+@pytest.mark.parametrize(("kind", "error"), [("storage", StorageError), ("exception", PlanError)])
+def test_without_others_nothing_that_was_put_off_is_started_and_the_run_ends(kind, error):
+    workers = Outage(math.inf, kind)
+    with Fleet(workers, SPEC, [pool(4)], task_seconds=3600.0, start_seconds=600.0, slow_factor=10.0) as fleet:
+        while workers.time < 125.0:
+            fleet.wait(1.0)
+        assert workers.started_at[-1] < 100.0, "nobody is starting"
+        workers.at(workers.time, Lost(0, "worker-lost", "gone"))
+        with pytest.raises(error, match="the storage is away"):
+            carry_out(fleet, tasks(1))
+    # In place of the one that was lost.
+    assert len([at for at in workers.started_at if at > 120.0]) == (1 if kind == "storage" else 3)
 
 
 def test_starting_well_once_forgets_what_failed_before():
