@@ -10,8 +10,8 @@ event      fields
 start      ``host``, ``process``: a driver begins its tenure
 reuse      ``text``: what was taken over from another run
 stage      ``stage``, ``done``, ``total``: a stage begins, with some of its tasks already finished
-worker     ``worker``, ``state`` (starting, ready, draining, lost, ended, unknown), ``host``, ``device``, ``pool`` (of
-           the configuration, by its number), ``message``; one that has not answered yet has no name
+worker     ``worker``, ``state`` (ready, draining, lost, ended, unknown), ``host``, ``device``, ``pool`` (of the
+           configuration, by its number), ``message``; one that has not answered yet has no name
 commit     ``stage``, ``task``, ``seconds`` (spent by the worker), ``bytes`` (written), ``bytes_read``, ``chunks_read``,
            ``peak_bytes`` (the most memory that the worker's process has held so far), ``worker``, ``attempt``
 failure    ``stage``, ``task``, ``kind``, ``message``, ``verdict`` (again, aside, left-out, end), ``worker``: an attempt

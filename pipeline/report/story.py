@@ -173,8 +173,7 @@ class Story:
             worker = self._of(name)
             worker.state = state
             worker.device = _short(event.text("device")) or worker.device
-            if state != "starting":
-                worker.see(self.stop, self.stop)
+            worker.see(self.stop, self.stop)
             self._lost.pop(name, None)
         if state == "lost":
             self.bins.add(("lost", name), self.stop, self.stop, 1.0)
