@@ -26,18 +26,15 @@ stop       ``kind``, ``message``: the driver has ended before the run did
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
-from ntkpipe.configs.errors import StorageError
 from ntkpipe.configs.secrets import redacted_values
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.base import AbstractStore
-
-FLUSH_SECONDS = 5.0
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 """Is told every event with its fields, as it happens."""
@@ -127,6 +124,8 @@ class Watchers:
 class EventLog:
     """The event log of one epoch, written in segments because object stores cannot append.
 
+    Whoever adds events does not wait for the store: another thread is to call :meth:`flush` every few seconds.
+
     Args:
         store: Of the run.
         epoch: Of the driver.
@@ -138,26 +137,21 @@ class EventLog:
         self._listeners: list[Listener] = []
         self._segment = 0
         self._lines: list[str] = []
-        self._flushed_at = time.monotonic()
+        self._changing = threading.Lock()
+        self._flushing = threading.Lock()
 
     def listen(self, listener: Listener) -> None:
         """Tell a listener of every event from now on, as it is recorded."""
         self._listeners.append(listener)
 
     def add(self, event: str, **fields: Any) -> None:
-        """Record an event; it reaches storage within seconds, or when the store works again.
-
-        Raises:
-            RunLockedError: The log's driver has been replaced.
-        """
+        """Record an event; the next flush takes it to the store."""
         head = {"time": round(time.time(), 3), "epoch": self._epoch, "event": event}
-        self._lines.append(json.dumps(head | redacted_values(fields)))
+        line = json.dumps(head | redacted_values(fields))
+        with self._changing:
+            self._lines.append(line)
         for listener in self._listeners:
             listener(event, fields)
-        if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-            # What a store that is full or gone does not take goes into the next segment.
-            with suppress(StorageError):
-                self.flush()
 
     def flush(self) -> None:
         """Write what has not been written yet.
@@ -166,12 +160,15 @@ class EventLog:
             StorageError: The store does not take it; it is kept for the next time.
             RunLockedError: The log's driver has been replaced.
         """
-        self._flushed_at = time.monotonic()
-        if self._lines:
-            data = "".join(f"{line}\n" for line in self._lines).encode()
-            self._store.put(layout.events(self._epoch, self._segment + 1), data)
-            self._segment += 1
-            self._lines = []
+        with self._flushing:
+            with self._changing:
+                lines = list(self._lines)
+            if lines:
+                data = "".join(f"{line}\n" for line in lines).encode()
+                self._store.put(layout.events(self._epoch, self._segment + 1), data)
+                self._segment += 1
+                with self._changing:
+                    del self._lines[: len(lines)]
 
 
 @dataclass(frozen=True, slots=True)

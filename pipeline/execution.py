@@ -73,7 +73,7 @@ def execute(
     """
     fenced = FencedStore(store, lock.epoch)
     log, ledger, identities = EventLog(fenced, lock.epoch), Ledger(store), TaskIdentities(probe)
-    status = StatusFile(fenced, lock.epoch)
+    status = StatusFile(fenced, lock.epoch, log)
     progress = Watchers(progress, status)
     log.listen(status.hear)
     log.add("start", host=platform.node(), process=os.getpid())
@@ -88,27 +88,28 @@ def execute(
             raise RunStoppedError(STOPPED)
 
     try:
-        prepare(store, ledger, probe, lock.epoch)
-        ledger.compact(lock.epoch, lock.check)
-        if origin:
-            take_over(origin, fenced, plan, identities, ledger, epoch=lock.epoch, tell=tell, check=check)
-        spec = worker_spec(store, plan, probe, epoch=lock.epoch)
-        with status, make_executor(plan.config.resources, spec, partial(log.add, "worker"), progress.note) as executor:
-            for listener in make_listeners(plan.config.resources):
-                log.listen(listener)
-            driver = Driver(
-                plan,
-                executor,
-                ledger,
-                lock,
-                log,
-                progress,
-                stop,
-                last_state=lambda name: last_state(store, name),
-                kept_sides=probe.passes.kept_sides,
-                made_from=identities.of,
-            )
-            _run_stages(driver, plan, ledger, fenced)
+        with status:
+            prepare(store, ledger, probe, lock.epoch)
+            ledger.compact(lock.epoch, lock.check)
+            if origin:
+                take_over(origin, fenced, plan, identities, ledger, epoch=lock.epoch, tell=tell, check=check)
+            spec = worker_spec(store, plan, probe, epoch=lock.epoch)
+            with make_executor(plan.config.resources, spec, partial(log.add, "worker"), progress.note) as executor:
+                for listener in make_listeners(plan.config.resources):
+                    log.listen(listener)
+                driver = Driver(
+                    plan,
+                    executor,
+                    ledger,
+                    lock,
+                    log,
+                    progress,
+                    stop,
+                    last_state=lambda name: last_state(store, name),
+                    kept_sides=probe.passes.kept_sides,
+                    made_from=identities.of,
+                )
+                _run_stages(driver, plan, ledger, fenced)
     except NtkPipeError as error:
         log.add("stop", kind=error.kind, message=error.message)
         raise

@@ -1,4 +1,4 @@
-"""Writing ``status.json``: how fast a run is, told by its driver every few seconds, and at its end."""
+"""Writing ``status.json``, and the log of events: what a driver tells every few seconds, and at its end."""
 
 import os
 import platform
@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, final
 
 from ntkpipe.configs.errors import RunLockedError, StorageError
+from ntkpipe.pipeline.events import EventLog
 from ntkpipe.pipeline.meters import Clock, Meters
 from ntkpipe.storage import layout
 from ntkpipe.storage.live import LiveStage, LiveStatus
@@ -23,21 +24,30 @@ WRITE_SECONDS = 5.0
 class StatusFile:
     """A :class:`~ntkpipe.pipeline.events.Progress` that writes what it counts; a context manager.
 
-    A thread writes, because a driver that computes in its own process, or waits for a store, says nothing for long. A
+    A thread writes, because a driver that computes in its own process, or waits for a store, says nothing for long. The
+    log of events is written by it, too: what has happened is in the store seconds later, whatever becomes of the driver. A
     store that is full or gone ends nothing: the next time is tried again.
 
     Args:
         store: Of the run, that refuses to write once there is another driver.
         epoch: Of the driver.
+        log: Of this tenure.
         seconds: Between two times.
         clock: That rates are taken from.
     """
 
     def __init__(
-        self, store: AbstractStore, epoch: int, *, seconds: float = WRITE_SECONDS, clock: Clock = time.monotonic
+        self,
+        store: AbstractStore,
+        epoch: int,
+        log: EventLog,
+        *,
+        seconds: float = WRITE_SECONDS,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._store = store
         self._epoch = epoch
+        self._log = log
         self._seconds = seconds
         self._meters = Meters(clock)
         self._set_aside: Counter[str] = Counter()
@@ -102,12 +112,13 @@ class StatusFile:
         # Signals are for the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         while not self._stop.wait(self._seconds):
-            try:
-                self.write()
-            except RunLockedError:
-                return
-            except StorageError:
-                continue
+            for write in (self._log.flush, self.write):
+                try:
+                    write()
+                except RunLockedError:
+                    return
+                except StorageError:
+                    continue
 
     def _document(self, ended: bool) -> LiveStatus:
         meters = self._meters

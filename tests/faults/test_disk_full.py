@@ -4,6 +4,7 @@ import errno
 import subprocess
 import threading
 import time
+from functools import partial
 
 import golden
 import pytest
@@ -11,8 +12,9 @@ from faults.table import compare_runs
 
 import ntkpipe
 from ntkpipe.configs.errors import NtkPipeError, StorageError
-from ntkpipe.pipeline import events
+from ntkpipe.pipeline import execution
 from ntkpipe.pipeline import run as run_module
+from ntkpipe.pipeline.status_file import StatusFile
 from ntkpipe.storage.stores.local import LocalRunStore
 
 pytestmark = pytest.mark.slow
@@ -135,7 +137,7 @@ def test_a_disk_that_is_full_under_a_heartbeat_a_log_or_a_status_does_not_end_th
     prefix, whole, small_disk, monkeypatch, fault_table
 ):
     enlarge(small_disk)
-    monkeypatch.setattr(events, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(execution, "StatusFile", partial(StatusFile, seconds=0.01))
     filler = Filler(monkeypatch, small_disk, prefix, stays=False)
     run = ntkpipe.run(small_config(), small_disk / "run")
     assert filler.was_full

@@ -583,7 +583,6 @@ def test_an_event_log_keeps_what_the_store_does_not_take(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "put", full)
-        patch.setattr("ntkpipe.pipeline.events.FLUSH_SECONDS", -1.0)
         log.add("two")
         with pytest.raises(StorageError):
             log.flush()

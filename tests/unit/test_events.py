@@ -1,13 +1,18 @@
 """The log of events: what is written is read back, damaged or not."""
 
+import inspect
 import json
 import math
+import re
+import threading
 
 import pytest
 from logs import write_log
 
 from ntkpipe.configs.errors import StorageError
+from ntkpipe.pipeline import events
 from ntkpipe.pipeline.events import EventLog, Watchers, read_events
+from ntkpipe.pipeline.scheduling import fleet
 from ntkpipe.storage import layout
 from ntkpipe.storage.stores.registry import open_store
 
@@ -38,6 +43,13 @@ def test_events_are_read_in_the_order_in_which_they_were_written_over_all_epochs
     assert [event.text("task") for event in found] == [f"{e}-{n}" for e in (1, 2, 10) for n in range(3)]
     assert [event.epoch for event in found] == [1] * 3 + [2] * 3 + [10] * 3
     assert all(event.name == "commit" for event in found)
+
+
+def test_the_states_of_workers_that_are_documented_are_those_that_are_told():
+    documented = re.search(r"``state`` \(([^)]*)\)", events.__doc__)[1]
+    told = re.findall(r'self\._(?:say|end)\(\w+, "(\w+)"', inspect.getsource(fleet))
+    assert len(told) > 5
+    assert set(documented.split(", ")) == set(told)
 
 
 def test_segments_are_read_by_number_even_where_their_names_are_not_in_that_order(tmp_path):
@@ -91,6 +103,51 @@ def test_a_store_that_takes_nothing_loses_no_event(tmp_path, monkeypatch):
         log.flush()
     log.add("commit", task="b")
     monkeypatch.setattr(type(store), "put", put)
+    log.flush()
+    assert [event.text("task") for event in read_events(store)] == ["a", "b"]
+
+
+def test_no_event_is_lost_or_doubled_while_others_are_written(tmp_path):
+    store = open_store(tmp_path / "run")
+    log, is_over = EventLog(store, 1), threading.Event()
+
+    def write():
+        while not is_over.is_set():
+            log.flush()
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for number in range(2000):
+        log.add("commit", task=str(number))
+    is_over.set()
+    for writer in writers:
+        writer.join()
+    log.flush()
+    damaged = []
+    assert [event.text("task") for event in read_events(store, damaged.append)] == [str(n) for n in range(2000)]
+    assert damaged == []
+
+
+def test_events_are_added_while_the_store_takes_its_time(tmp_path, monkeypatch):
+    store = open_store(tmp_path / "run")
+    log, put, is_in, may_go_on = EventLog(store, 1), type(store).put, threading.Event(), threading.Event()
+
+    def slow(self, key, data):
+        is_in.set()
+        assert may_go_on.wait(10)
+        put(self, key, data)
+
+    log.add("commit", task="a")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "put", slow)
+        writer = threading.Thread(target=log.flush)
+        writer.start()
+        assert is_in.wait(10)
+        log.add("commit", task="b")
+        may_go_on.set()
+        writer.join()
+    assert [event.text("task") for event in read_events(store)] == ["a"]
     log.flush()
     assert [event.text("task") for event in read_events(store)] == ["a", "b"]
 

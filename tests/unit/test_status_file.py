@@ -8,6 +8,7 @@ import pytest
 from processes import wait_for
 
 from ntkpipe.configs.errors import RunLockedError, StorageError
+from ntkpipe.pipeline.events import EventLog, read_events
 from ntkpipe.pipeline.status_file import StatusFile
 from ntkpipe.storage import layout
 from ntkpipe.storage.documents import seal_of
@@ -36,7 +37,7 @@ def work(status):
 
 def test_it_says_what_was_done_and_how_fast(store):
     clock = iter(range(100))
-    status = StatusFile(store, 7, clock=lambda: float(next(clock)))
+    status = StatusFile(store, 7, EventLog(store, 7), clock=lambda: float(next(clock)))
     work(status)
     status.write()
     found = LiveStatus.read(store)
@@ -50,7 +51,7 @@ def test_it_says_what_was_done_and_how_fast(store):
 
 
 def test_it_is_written_while_nothing_happens_and_at_the_end(store):
-    with StatusFile(store, 1, seconds=0.01) as status:
+    with StatusFile(store, 1, EventLog(store, 1), seconds=0.01) as status:
         wait_for(lambda: LiveStatus.read(store) is not None, 10, 0.01)
         assert not LiveStatus.read(store).ended
         work(status)
@@ -69,7 +70,7 @@ def test_a_store_that_is_full_for_a_while_ends_nothing(store, monkeypatch):
         put(self, key, data)
 
     monkeypatch.setattr(type(store), "put", filling)
-    with StatusFile(store, 1, seconds=0.01) as status:
+    with StatusFile(store, 1, EventLog(store, 1), seconds=0.01) as status:
         wait_for(lambda: len(refused) > 2, 10, 0.01)
         is_full = False
         wait_for(lambda: LiveStatus.read(store) is not None, 10, 0.01)
@@ -80,17 +81,50 @@ def test_a_store_that_is_full_for_a_while_ends_nothing(store, monkeypatch):
 
 def test_a_driver_that_was_replaced_does_not_overwrite_the_word_of_the_next_one(store):
     with EpochLock(store, 30.0) as first:
-        old = StatusFile(FencedStore(store, first.epoch), first.epoch, seconds=0.01)
+        fenced = FencedStore(store, first.epoch)
+        log = EventLog(fenced, first.epoch)
+        old = StatusFile(fenced, first.epoch, log, seconds=0.01)
         with old:
             wait_for(lambda: LiveStatus.read(store) is not None, 10, 0.01)
             assert store.put_new(layout.epoch(2), b"{}")
-            new = StatusFile(FencedStore(store, 2), 2)
+            log.add("commit", task="of the old one")
+            new = StatusFile(FencedStore(store, 2), 2, EventLog(store, 2))
             new.write()
             with pytest.raises(RunLockedError):
                 old.write()
             # Its thread has ended by itself.
             wait_for(lambda: not old._thread.is_alive(), 10, 0.01)
     assert LiveStatus.read(store).epoch == 2
+    assert list(read_events(store)) == []
+
+
+def test_events_are_in_the_store_soon_though_nothing_happens_after_them(store):
+    log = EventLog(store, 1)
+    log.add("start", process=1)
+    with StatusFile(store, 1, log, seconds=0.01):
+        wait_for(lambda: [event.name for event in read_events(store)] == ["start"], 10, 0.01)
+        log.add("commit", task="a")
+        log.add("commit", task="b")
+        wait_for(lambda: [event.text("task") for event in read_events(store)] == ["", "a", "b"], 10, 0.01)
+
+
+def test_events_that_a_store_does_not_take_for_a_while_are_there_later(store, monkeypatch):
+    put, is_full = type(store).put, True
+
+    def filling(self, key, data):
+        if key.startswith(layout.EVENTS) and is_full:
+            raise StorageError("the disk is full")
+        put(self, key, data)
+
+    monkeypatch.setattr(type(store), "put", filling)
+    log = EventLog(store, 1)
+    with StatusFile(store, 1, log, seconds=0.01):
+        log.add("commit", task="a")
+        # That of the events does not keep the other document from being written.
+        wait_for(lambda: LiveStatus.read(store) is not None, 10, 0.01)
+        log.add("commit", task="b")
+        is_full = False
+        wait_for(lambda: [event.text("task") for event in read_events(store)] == ["a", "b"], 10, 0.01)
 
 
 def replace_fields(store, **changes):
@@ -114,7 +148,7 @@ def test_what_is_damaged_counts_as_not_there(store, damage):
 
 
 def test_what_nobody_could_have_measured_counts_as_not_there(store):
-    status = StatusFile(store, 1)
+    status = StatusFile(store, 1, EventLog(store, 1))
     work(status)
     status.write()
     (stage,) = json.loads(store.read(layout.STATUS))["stages"]
@@ -149,7 +183,7 @@ def test_the_status_of_a_run_tells_its_speed_while_its_driver_lives_and_speaks(t
     assert speeds == (None, None, None), "nobody works on it"
     assert run.status().workers_ready is None
     with EpochLock(store, 30.0) as lock:
-        status = StatusFile(FencedStore(store, lock.epoch), lock.epoch)
+        status = StatusFile(FencedStore(store, lock.epoch), lock.epoch, EventLog(store, lock.epoch))
         assert run.status().told_seconds is None, "what was said last is that of the driver before"
         work(status)
         status.write()
