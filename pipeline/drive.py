@@ -20,6 +20,9 @@ from ntkpipe.workers.tasks import MEMORY_KIND, SharedSolveTask, SolveTask, Task,
 POLL_SECONDS = 1.0
 LOCK_CHECK_SECONDS = 5.0
 
+WORKERS_SECONDS = 5.0
+"""After which it is told again how many workers there are: what is told of metrics is forgotten."""
+
 IDLE_SECONDS = 30.0
 """Without a single worker, before it is said."""
 
@@ -76,7 +79,7 @@ class Driver:
         self._open: dict[str, int] = {}
         self._begun: set[str] = set()
         self._num_workers = 0
-        self._lock_checked_at = self._ready_at = executor.now()
+        self._lock_checked_at = self._ready_at = self._told_at = executor.now()
 
     def run_stages(self, *stages: str, committed: Callable[[str], None] | None = None) -> None:
         """Finish stages, except for tasks that fail for good: they are set aside, and what needs them is left out.
@@ -348,8 +351,8 @@ class Driver:
     def _look(self, *, fresh: bool) -> None:
         """Look for a successor: always before something is written, now and then otherwise. Say that nobody works."""
         now, num_ready = self._executor.now(), self._executor.num_ready
-        if num_ready != self._num_workers:
-            self._num_workers = num_ready
+        if num_ready != self._num_workers or now - self._told_at > WORKERS_SECONDS:
+            self._num_workers, self._told_at = num_ready, now
             self._progress.workers(num_ready, self._executor.num_wanted)
         if fresh:
             self._lock.check()

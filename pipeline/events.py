@@ -61,10 +61,17 @@ class Progress(Protocol):
         """An attempt at a task of the stage has failed."""
 
     def workers(self, ready: int, wanted: int) -> None:
-        """So many workers take tasks now, of those that were asked for."""
+        """So many workers take tasks now, of those that were asked for; told of changes, and every few seconds."""
 
     def note(self, text: str) -> None:
         """Something that a person may want to know, such as a task that is tried again."""
+
+
+class Observer(Progress, Protocol):
+    """Watches a run and hears its events, too."""
+
+    def hear(self, event: str, fields: Mapping[str, Any]) -> None:
+        """An event with its fields."""
 
 
 @final

@@ -13,7 +13,7 @@ from ntkpipe.configs.errors import NtkPipeError, RunLockedError, RunStoppedError
 from ntkpipe.pipeline.cost import CostModel
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.pipeline.events import EventLog, Progress, Watchers
-from ntkpipe.pipeline.executors.registry import make_executor, make_listeners
+from ntkpipe.pipeline.executors.registry import make_executor, make_observers
 from ntkpipe.pipeline.identity import TaskIdentities
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.reuse import take_over
@@ -95,15 +95,16 @@ def execute(
                 take_over(origin, fenced, plan, identities, ledger, epoch=lock.epoch, tell=tell, check=check)
             spec = worker_spec(store, plan, probe, epoch=lock.epoch)
             with make_executor(plan.config.resources, spec, partial(log.add, "worker"), progress.note) as executor:
-                for listener in make_listeners(plan.config.resources):
-                    log.listen(listener)
+                observers = make_observers(plan.config.resources)
+                for observer in observers:
+                    log.listen(observer.hear)
                 driver = Driver(
                     plan,
                     executor,
                     ledger,
                     lock,
                     log,
-                    progress,
+                    Watchers(progress, *observers),
                     stop,
                     last_state=lambda name: last_state(store, name),
                     kept_sides=probe.passes.kept_sides,

@@ -6,6 +6,7 @@ class Notes:
 
     def __init__(self):
         self.texts = []
+        self.ready = []
 
     def stage(self, name, done, total):
         pass
@@ -17,7 +18,7 @@ class Notes:
         pass
 
     def workers(self, ready, wanted):
-        pass
+        self.ready.append(ready)
 
     def note(self, text):
         self.texts.append(text)

@@ -15,7 +15,7 @@ SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 300
 
 @final
 class RayMetrics:
-    """Counts events; to be told of them once Ray is connected."""
+    """Counts events; to be told of them once Ray is connected. Of what else is told of a run only workers are of interest."""
 
     def __init__(self) -> None:
         by_stage = ("stage",)
@@ -45,5 +45,20 @@ class RayMetrics:
             self._workers.discard(name)
             if name and fields["state"] == "ready":
                 self._workers.add(name)
-        # An agent forgets a gauge once it has told of it.
+            self._ready.set(len(self._workers))
+
+    def workers(self, ready: int, wanted: int) -> None:
+        """Tell again how many there are: an agent forgets a gauge once it has told of it."""
         self._ready.set(len(self._workers))
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Ignore it."""
+
+    def task(self, name: str, num_bytes: int) -> None:
+        """Ignore it: commits are events."""
+
+    def attempt_failed(self, name: str) -> None:
+        """Ignore it: failures are events."""
+
+    def note(self, text: str) -> None:
+        """Ignore it."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from ntkpipe.configs.resources import ResourcesConfig
-from ntkpipe.pipeline.events import Listener
+from ntkpipe.pipeline.events import Observer
 from ntkpipe.pipeline.executors.base import AbstractExecutor
 from ntkpipe.pipeline.scheduling.fleet import Fleet
 from ntkpipe.workers.sources.model import check_device
@@ -51,13 +51,13 @@ def make_executor(
     return SerialExecutor(spec)
 
 
-def make_listeners(resources: ResourcesConfig) -> tuple[Listener, ...]:
-    """Return who else is to hear of events, such as the metrics of a cluster; its executor must have been entered."""
+def make_observers(resources: ResourcesConfig) -> tuple[Observer, ...]:
+    """Return who else is to watch a run, such as the metrics of a cluster; its executor must have been entered."""
     if resources.executor != "ray":
         return ()
     from ntkpipe.pipeline.executors.metrics import RayMetrics
 
-    return (RayMetrics().hear,)
+    return (RayMetrics(),)
 
 
 def _prepare_environment(address: str) -> None:

@@ -25,6 +25,7 @@ from ntkpipe.configs.errors import (
 from ntkpipe.configs.loading import load_config
 from ntkpipe.pipeline.drive import Driver
 from ntkpipe.pipeline.events import EventLog, Silent
+from ntkpipe.pipeline.executors import metrics
 from ntkpipe.pipeline.executors.base import AbstractExecutor, Outcome, TaskError
 from ntkpipe.pipeline.plan import Plan
 from ntkpipe.pipeline.rounds import run_rounds
@@ -589,6 +590,38 @@ def test_an_event_log_keeps_what_the_store_does_not_take(tmp_path, monkeypatch):
     log.flush()
     text = store.read(layout.events(1, 1)).decode()
     assert ['"one"' in text, '"two"' in text] == [True, True]
+
+
+def test_how_many_workers_there_are_is_told_every_few_seconds_though_nothing_happens(rig, monkeypatch):
+    one, clock = rig(), itertools.count()
+    monkeypatch.setattr(one.executor, "now", lambda: float(next(clock)))
+    wait = one.executor.wait
+    # The first task takes a minute.
+    monkeypatch.setattr(one.executor, "wait", lambda seconds: wait(seconds) if next(clock) > 60 else [])
+    one.run()
+    assert set(one.notes.ready) == {1}
+    assert 8 <= len(one.notes.ready) <= 20
+
+
+def test_the_gauge_of_workers_is_set_whenever_they_are_told(monkeypatch):
+    numbers = []
+
+    class Instrument:
+        def __init__(self, name, *_):
+            self.name = name
+
+        def set(self, value):
+            numbers.append((self.name, value))
+
+    for kind in ("Counter", "Gauge", "Histogram"):
+        monkeypatch.setattr(metrics, kind, Instrument)
+    observer = metrics.RayMetrics()
+    observer.hear("worker", {"worker": "", "state": "unknown"})
+    for state, name in (("ready", "a:1"), ("ready", "b:1"), ("lost", "a:1")):
+        observer.hear("worker", {"worker": name, "state": state})
+    observer.workers(1, 2)
+    observer.workers(1, 2)
+    assert numbers == [("ntkpipe_workers_ready", value) for value in (0, 1, 2, 1, 1, 1)]
 
 
 def test_silence_watches_without_a_word():
