@@ -10,9 +10,10 @@ from pathlib import Path
 import golden
 import pytest
 import troubles
-from clusters import LocalCluster, free_ports
+from clusters import LocalCluster
 from commands import COMMAND as INTERRUPTIBLE
 from commands import TESTS
+from ports import free_ports
 from processes import PATIENCE_SECONDS, wait_for
 from runs import chunk_hashes
 
