@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self, final
 
+from ports import free_ports
 from processes import children, raylet_of, wait_for
 
 QUICK_TO_DOUBT = {
@@ -40,17 +40,6 @@ LIBC = ctypes.CDLL(None)
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 TOO_SLOW = "The current node timed out during startup"

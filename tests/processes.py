@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from commands import PROGRAM, TESTS
@@ -23,6 +24,24 @@ def start(*arguments, folder=TESTS, environment=None, program=PROGRAM):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def ending():
+    """Yield :func:`start`; what it has started and is still there in the end is killed."""
+    started = []
+
+    def start_one(*arguments, **options):
+        started.append(start(*arguments, **options))
+        return started[-1]
+
+    try:
+        yield start_one
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stderr.close()
 
 
 def children(process):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import final
 
 import pytest
-from clusters import free_ports
+from ports import free_ports
 from processes import PATIENCE_SECONDS, command_of, raylet_of, wait_for
 from runs import chunk_hashes
 

@@ -8,7 +8,7 @@ import golden
 import httpx
 import pytest
 import yaml
-from clusters import free_ports
+from ports import free_ports
 from processes import wait_for
 from serving import serving
 
@@ -27,12 +27,14 @@ import json, sys, time, urllib.error, urllib.request
 def get(path, **headers):
     return urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:8765" + path, headers=headers))
 
-for _ in range(300):
+for _ in range(1800):
     try:
         if get("/healthz").status == 200:
             break
     except OSError:
         time.sleep(0.1)
+else:
+    sys.exit("the service has not answered for minutes")
 try:
     get("/v1/runs")
 except urllib.error.HTTPError as error:
@@ -60,7 +62,7 @@ def is_up(url):
 def questions(url):
     """What is asked of a service, as (path, headers)."""
     kernel = "/v1/runs/golden/kernels/pntk?rows=0:3&format=npy"
-    found = httpx.get(f"{url}{kernel}", headers=HEADERS)
+    found = httpx.get(f"{url}{kernel}", headers=HEADERS, timeout=60)
     assert found.status_code == 200
     paths = [
         "/v1/runs",

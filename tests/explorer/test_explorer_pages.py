@@ -1,6 +1,7 @@
 """Every page of the explorer: opened, clicked, read by keyboard, in both themes, with whatever runs contain."""
 
 import re
+import shutil
 from threading import Thread
 
 import pytest
@@ -11,6 +12,8 @@ import ntkpipe
 from explorer.browsing import ACCESSIBLE, CONTRAST
 from explorer.conftest import TOKEN
 from explorer.material import HOSTILE, NUM_TRAIN, config, interrupted
+from ntkpipe.storage.ledger import Ledger
+from ntkpipe.storage.stores.registry import open_store
 
 pytestmark = pytest.mark.slow
 
@@ -74,15 +77,36 @@ def test_a_run_shows_what_it_is_what_happened_and_what_it_found(open_tab, root):
     expect(page.locator("#config")).to_contain_text("executor: serial")
 
 
-def test_a_run_that_is_running_is_followed_to_its_end(open_tab, root):
-    interrupted(config(name="followed"), root / "followed", 1)
-    tab = open_tab("runs/followed")
+@pytest.fixture
+def own_service(tmp_path):
+    """A service of runs that a test makes for itself."""
+    with serving(tmp_path, "--trust-code", "--no-access-log") as running:
+        yield running
+
+
+def test_what_a_run_has_not_made_yet_is_named_and_not_asked_for(open_tab, root, own_service, tmp_path):
+    run = shutil.copytree(root / "stripes", tmp_path / "unfinished")
+    Ledger(open_store(run)).revoke({("solve", "ck-ridge"), ("analyze", "spectrum")})
+    tab = open_tab("runs/unfinished", url=own_service.url)
+    tab.settled()
+    page = tab.page
+    expect(page.locator("#solutions tbody tr")).to_have_count(1)
+    expect(page.locator("#solutions")).to_contain_text("ck-ridge: not solved yet.")
+    expect(page.locator("#analyses").get_by_role("tab")).to_have_text(["heatmap"])
+    expect(page.locator("#analyses img")).to_be_visible()
+    expect(page.locator("#analyses")).to_contain_text("spectrum: not finished yet.")
+    assert page.evaluate(ACCESSIBLE) == []
+
+
+def test_a_run_that_is_running_is_followed_to_its_end(open_tab, own_service, tmp_path):
+    interrupted(config(name="followed"), tmp_path / "followed", 1)
+    tab = open_tab("runs/followed", url=own_service.url)
     expect(tab.page.locator("h1")).to_contain_text("interrupted")
     bar = tab.page.get_by_role("progressbar", name="Stage kernel")
     before = int(bar.get_attribute("aria-valuenow"))
-    resumed = Thread(target=ntkpipe.resume, args=[root / "followed"])
+    resumed = Thread(target=ntkpipe.resume, args=[tmp_path / "followed"])
     resumed.start()
-    expect(tab.page.locator("h1")).to_contain_text("finished", timeout=60_000)
+    expect(tab.page.locator("h1")).to_contain_text("finished", timeout=180_000)
     resumed.join()
     assert int(bar.get_attribute("aria-valuenow")) > before
     expect(tab.page.locator("#solutions")).to_contain_text("converged")
@@ -190,7 +214,7 @@ def test_errors_say_what_happened_and_what_to_do(open_tab):
     expect(tab.page.get_by_role("alert")).to_contain_text("no run")
     expect(tab.page.get_by_role("link", name="See all runs")).to_be_visible()
     tab.go("runs/damaged/kernels/ck/spectrum")
-    expect(tab.page.get_by_role("alert").first).to_contain_text("ntkpipe verify", timeout=20_000)
+    expect(tab.page.get_by_role("alert").first).to_contain_text("ntkpipe verify")
     tab.go("runs/half/kernels/trntk/spectrum")
     expect(tab.page.get_by_role("alert").first).to_contain_text("has not got there yet")
     tab.go("no/such/page")

@@ -13,7 +13,7 @@ import troubles
 from commands import TESTS
 from contending import contests
 from faults.table import compare_runs
-from processes import PATIENCE_SECONDS, start, wait_for, workers_of
+from processes import PATIENCE_SECONDS, wait_for, workers_of
 
 import ntkpipe
 from ntkpipe.storage import layout
@@ -98,7 +98,7 @@ def undisturbed(folder):
     for job in (features_job, solves_job):
         runs[job] = folder / job.__name__
         ntkpipe.run(job(folder), runs[job], overrides=["resources.executor=serial"])
-    (folder / "pace").write_text("0.2")
+    troubles.set_pace(folder, 0.2)
     return runs
 
 
@@ -106,7 +106,9 @@ def num_receipts(store, stage):
     return len(store.names(f"{layout.RECEIPTS}/{stage}"))
 
 
-def test_a_driver_that_slept_through_its_replacement_ends_without_writing(place, folder, undisturbed, fault_table):
+def test_a_driver_that_slept_through_its_replacement_ends_without_writing(
+    place, folder, undisturbed, start, fault_table
+):
     store = open_store(place)
     job = features_job(folder, executor="ray" if "://" not in place else "serial")
     first = start("run", job, "--out", place)
@@ -124,7 +126,8 @@ def test_a_driver_that_slept_through_its_replacement_ends_without_writing(place,
     assert "Traceback" not in errors
     after = {key: store.get(key) for key in mine}
     changed = {key for key in mine if mine[key] != after[key]}
-    assert changed <= {layout.heartbeat(2)}
+    # The first one may have been stopped between its look for a successor and its own sign of life, which nobody reads now.
+    assert changed <= {layout.heartbeat(1), layout.heartbeat(2)}
     _, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors
     epochs = [receipt.epoch for stage in ("features", "kernel", "solve") for receipt in Ledger(store).receipts(stage)]
@@ -149,7 +152,7 @@ WHEN = {
 
 @pytest.mark.parametrize("stage", list(WHEN))
 def test_a_driver_that_is_told_to_stop_commits_what_it_can_and_leaves(
-    stage, folder, undisturbed, tmp_path, fault_table
+    stage, folder, undisturbed, start, tmp_path, fault_table
 ):
     job, executor, sign = WHEN[stage]
     run = tmp_path / "run"
@@ -196,13 +199,16 @@ def endless_job(folder, executor, grace_seconds):
 @pytest.mark.parametrize(
     ("executor", "grace_seconds", "signals"), [("serial", 1.0, 1), ("serial", 3600.0, 2), ("ray", 1.0, 1)]
 )
-def test_a_task_that_takes_longer_than_the_grace_is_left(executor, grace_seconds, signals, tmp_path, fault_table):
+def test_a_task_that_takes_longer_than_the_grace_is_left(
+    executor, grace_seconds, signals, start, tmp_path, fault_table
+):
     run = tmp_path / "run"
     process = start("run", endless_job(tmp_path, executor, grace_seconds), "--out", run)
     wait_for(lambda: list((run / "solver").rglob("states/*")))
-    for _ in range(signals):
+    process.send_signal(signal.SIGTERM)
+    for _ in range(signals - 1):
+        time.sleep(3)  # two that arrive before a busy process has heard the first are one
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 143, errors
     assert "Traceback" not in errors
@@ -225,7 +231,7 @@ def load():
 """
 
 
-def test_a_driver_that_is_told_to_stop_before_it_has_begun_leaves_at_once(tmp_path):
+def test_a_driver_that_is_told_to_stop_before_it_has_begun_leaves_at_once(start, tmp_path):
     program = tmp_path / "slow.py"
     program.write_text(SLOW)
     document = troubles.config(

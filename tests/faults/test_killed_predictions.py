@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 from faults.table import compare_runs
-from processes import start, wait_for
+from processes import wait_for
 
 import ntkpipe
 from ntkpipe.configs.errors import RunStoppedError
@@ -29,7 +29,7 @@ def config():
     }
 
 
-def test_a_kept_prediction_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path, fault_table):
+def test_a_kept_prediction_that_is_killed_again_and_again_ends_with_the_same_bytes(start, tmp_path, fault_table):
     ntkpipe.run(config(), tmp_path / "run")
     options = {"num": 1000, "seed": 1}
     expected = ntkpipe.predict(tmp_path / "run", "solving:points", options=options, keep=tmp_path / "whole")
@@ -54,7 +54,7 @@ def test_a_kept_prediction_that_is_killed_again_and_again_ends_with_the_same_byt
     fault_table.add("SIGKILL of a kept prediction", kills, kills, *compare_runs(tmp_path / "kept", tmp_path / "whole"))
 
 
-def test_a_prediction_that_is_told_to_stop_leaves_no_temporary_run(tmp_path):
+def test_a_prediction_that_is_told_to_stop_leaves_no_temporary_run(start, tmp_path):
     ntkpipe.run(config(), tmp_path / "run")
     scratch = tmp_path / "scratch"
     scratch.mkdir()

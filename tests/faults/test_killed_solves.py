@@ -8,7 +8,7 @@ import time
 
 import pytest
 from faults.table import compare_runs
-from processes import start, workers_of
+from processes import ending, workers_of
 
 import ntkpipe
 from ntkpipe.workers.solvers.checkpoint import PARTS_PER_STEP
@@ -62,14 +62,17 @@ def is_between_parts(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    process = start("run", job(folder), "--out", folder / "whole")
-    _, errors = process.communicate(timeout=300)
+    with ending() as start:
+        process = start("run", job(folder), "--out", folder / "whole")
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return folder / "whole"
 
 
 @pytest.mark.parametrize("victim", ["driver", "worker"])
-def test_solves_that_are_killed_between_steps_end_with_the_same_bytes(victim, uninterrupted, tmp_path, fault_table):
+def test_solves_that_are_killed_between_steps_end_with_the_same_bytes(
+    victim, uninterrupted, start, tmp_path, fault_table
+):
     run, chance, kills, within = tmp_path / "run", random.Random(victim), 0, 0
     arguments = ("run", job(tmp_path), "--out", run)
     while True:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults.table import compare_runs
-from processes import PATIENCE_SECONDS, children, start, wait_for, workers_of
+from processes import PATIENCE_SECONDS, children, ending, wait_for, workers_of
 
 import ntkpipe
 from ntkpipe.configs.errors import NotFoundError
@@ -32,14 +32,17 @@ def finished(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "whole"
-    process = start("run", "digits", "--out", run)
-    _, errors = process.communicate(timeout=300)
+    with ending() as start:
+        process = start("run", "digits", "--out", run)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return run
 
 
 @pytest.mark.parametrize("victim", ["driver", "worker"])
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(victim, uninterrupted, tmp_path, fault_table):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    victim, uninterrupted, start, tmp_path, fault_table
+):
     run, chance, kills = tmp_path / "run", random.Random(victim), 0
     arguments = ("run", "digits", "--out", run)
     while kills < KILLS:
@@ -74,7 +77,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(victim, u
     fault_table.add(f"SIGKILL of a {victim}", kills, kills, *compare_runs(run, uninterrupted))
 
 
-def test_nothing_is_left_running_after_a_driver_is_killed(tmp_path):
+def test_nothing_is_left_running_after_a_driver_is_killed(start, tmp_path):
     process = start("run", "digits", "--out", tmp_path / "run")
     wait_for(lambda: workers_of(process.pid), pause=0.2)
     started = [process.pid, *children(process.pid), *workers_of(process.pid)]
@@ -84,7 +87,7 @@ def test_nothing_is_left_running_after_a_driver_is_killed(tmp_path):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), pause=0.2)
 
 
-def test_an_interrupted_driver_says_how_to_go_on(tmp_path):
+def test_an_interrupted_driver_says_how_to_go_on(start, tmp_path):
     process = start("run", "digits", "--out", tmp_path / "run")
     wait_for(lambda: workers_of(process.pid), pause=0.2)
     process.send_signal(signal.SIGINT)

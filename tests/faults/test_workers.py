@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import troubles
 from faults.table import compare_runs
-from processes import start, wait_for, workers_of
+from processes import wait_for, workers_of
 
 import ntkpipe
 from ntkpipe.configs.errors import NumericalError, TaskFailedError
@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TASK_SECONDS = 15.0
 """After which a task is late. The first one of a process loads the model: seconds where many processes share two cores."""
 
-POISON = {"exit": 0, "raise": 1, "hang": 2, "nan": 3, "crash": 4}
-"""Positions of samples, by what they do to the worker that looks at them."""
+POISON = {"exit": 0, "raise": 1, "hang": 2, "nan": 3, "crash": 5}
+"""Positions of samples, by what they do to the worker that looks at them; what ends it comes some time after the answer of 3."""
 
 
 def moody(folder, **changes):
@@ -55,8 +55,8 @@ def test_poison_samples_are_set_aside_and_all_others_are_finished(local_ray, tmp
     # The others were tried twice. Numbers that are wrong once are wrong again, so that they are judged once; a worker that
     # ends with its next sample may take the answer with it.
     tried = [failure for failure in failures(tmp_path / "run") if failure["stage"] == "features"]
-    kinds = [[one["kind"] for one in tried if one["task"] == f"train/0000000{at}"] for at in range(5)]
-    assert [len(of_one) for of_one in kinds] == [2, 2, 2, len(kinds[3]), 2]
+    kinds = {at: [one["kind"] for one in tried if one["task"] == f"train/0000000{at}"] for at in POISON.values()}
+    assert [len(of_one) for of_one in kinds.values()] == [2, 2, 2, len(kinds[3]), 2]
     assert kinds[3] in (["numerical"], ["worker-lost", "numerical"])
     assert run.kernel("pntk")[6:, 6:].tolist() == whole.kernel("pntk")[6:, 6:].tolist()
 
@@ -139,7 +139,7 @@ def test_memory_for_not_even_one_sample_is_a_failure(local_ray, tmp_path):
 
 def job(folder, **resources):
     """A job that takes a while over every sample."""
-    (folder / "pace").write_text("0.3")
+    troubles.set_pace(folder, 0.3)
     document = moody(folder)
     document["resources"] |= resources
     path = folder / "job.yaml"
@@ -163,7 +163,9 @@ def receipts(run):
     return list((run / "receipts/features").rglob("*.json"))
 
 
-def test_a_worker_that_is_told_to_end_finishes_its_task_and_is_replaced(folder, undisturbed, tmp_path, fault_table):
+def test_a_worker_that_is_told_to_end_finishes_its_task_and_is_replaced(
+    folder, undisturbed, start, tmp_path, fault_table
+):
     run, ended = tmp_path / "run", []
     process = start("run", job(folder, max_attempts=10), "--out", run)
     while process.poll() is None:
@@ -174,12 +176,12 @@ def test_a_worker_that_is_told_to_end_finishes_its_task_and_is_replaced(folder, 
         time.sleep(0.02)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert not any(Path(f"/proc/{worker}").exists() for worker in ended)
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in ended))
     assert failures(run) == []
     fault_table.add("SIGTERM of a worker", len(ended), len(ended), *compare_runs(run, undisturbed))
 
 
-def test_a_worker_that_is_stopped_is_ended_and_replaced(folder, undisturbed, tmp_path, fault_table):
+def test_a_worker_that_is_stopped_is_ended_and_replaced(folder, undisturbed, start, tmp_path, fault_table):
     run = tmp_path / "run"
     process = start("run", job(folder, task_seconds=TASK_SECONDS), "--out", run)
     wait_for(lambda: receipts(run))
@@ -188,7 +190,7 @@ def test_a_worker_that_is_stopped_is_ended_and_replaced(folder, undisturbed, tmp
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     # It is not only told to end, which it could not hear: when it goes on there is nothing left to write.
-    assert not Path(f"/proc/{worker}").exists()
+    wait_for(lambda: not Path(f"/proc/{worker}").exists())
     assert [failure["kind"] for failure in failures(run)] == ["deadline"]
     fault_table.add("SIGSTOP of a worker", 1, 1, *compare_runs(run, undisturbed))
 
@@ -216,7 +218,7 @@ cli.main()
 """A driver of whose workers the first one to be called stops before it has answered."""
 
 
-def test_a_worker_that_never_starts_holds_nothing_up(folder, undisturbed, tmp_path):
+def test_a_worker_that_never_starts_holds_nothing_up(folder, undisturbed, start, tmp_path):
     run, stopped = tmp_path / "run", tmp_path / "stopped"
     process = start("run", job(folder), "--out", run, stopped, program=NEVER_STARTING)
     try:

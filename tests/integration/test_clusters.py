@@ -25,8 +25,8 @@ SAMPLES = 40
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without CPUs; every test adds its nodes."""
-    with LocalCluster(dashboard=False) as one:
+    """A head without CPUs; every test adds its nodes, which wait for their tasks when they are told to end."""
+    with LocalCluster(dashboard=False, environment={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "60"}) as one:
         yield one
 
 
@@ -226,7 +226,7 @@ print(*max(found))
 def test_the_object_store_of_a_private_ray_holds_the_description_of_the_run_and_nothing_else(folder, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(json.dumps(document(folder, executor="ray", workers=2)))
-    (folder / "pace").write_text("0.05")
+    troubles.set_pace(folder, 0.05)
     # A Ray of its own: that of other tests in this process may hold more.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     command = [sys.executable, "-c", MEASURE, path, tmp_path / "run"]

@@ -10,9 +10,10 @@ from pathlib import Path
 import golden
 import pytest
 import troubles
-from clusters import LocalCluster, free_ports
+from clusters import LocalCluster
 from commands import COMMAND as INTERRUPTIBLE
 from commands import TESTS
+from ports import free_ports
 from processes import PATIENCE_SECONDS, wait_for
 from runs import chunk_hashes
 
@@ -137,14 +138,15 @@ def test_a_job_outlives_its_client_and_is_stopped_and_resumed_with_the_same_byte
     document = troubles.config(model=moods, data={"splits": {"train": split}}, store=store, resources=resources)
     config, run = write(tmp_path, document), tmp_path / "run"
     ntkpipe.run(config, tmp_path / "serial", overrides=["resources.executor=serial"])
-    (tmp_path / "pace").write_text("0.1")
+    troubles.set_pace(tmp_path, 0.1)
     submit = ["submit", str(config), "--out", str(run), "--address", cluster.jobs_address]
     client = subprocess.Popen(
         [*COMMAND, *submit, "--wait"], cwd=TESTS, env=user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         wait_for(lambda: list((run / "receipts/features").rglob("*.json")))
-        (tmp_path / "pace").write_text("3")
+        # Nothing may be done before a busy machine has answered six commands.
+        troubles.set_pace(tmp_path, 10.0)
     finally:
         client.send_signal(signal.SIGKILL)
         client.wait()

@@ -35,7 +35,10 @@ def scraped():
     return found
 
 def whole():
-    found = scraped()
+    try:
+        found = scraped()
+    except OSError:
+        return None  # an agent of a busy machine may not answer in time
     committed = sum(value for name, value in found.items() if name.startswith("ntkpipe_tasks_committed_total"))
     # What an agent has not heard of by now comes with the next report.
     return found if committed >= sum(stage.total for stage in run.status().stages) else None

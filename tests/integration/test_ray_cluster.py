@@ -7,8 +7,9 @@ from pathlib import Path
 import golden
 import pytest
 import yaml
-from clusters import LocalCluster, free_ports
+from clusters import LocalCluster
 from commands import COMMAND, TESTS
+from ports import free_ports
 from runs import chunk_hashes
 
 import ntkpipe

@@ -53,7 +53,8 @@ def test_a_run_of_other_numbers_is_refused(tmp_path):
 
 def test_the_lease_of_a_driver_that_was_lost_elsewhere_is_waited_for(tmp_path):
     store = open_store(tmp_path / "run")
-    claim(store, 1.0)
+    # Longer than a process takes that has yet to import what a run needs.
+    claim(store, 5.0)
     with pytest.raises(RunLockedError):
         ntkpipe.run(CONFIG, tmp_path / "run")
     found = ntkpipe.run(CONFIG, tmp_path / "run", or_resume=True)

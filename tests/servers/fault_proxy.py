@@ -52,7 +52,12 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
         self._server: ThreadingHTTPServer | None = None
-        self._port = 0
+        # Bound for as long as the proxy lives, so that the port is nobody else's while the server is stopped. Since it does
+        # not listen, a server may bind the same port, and connections are refused where there is none.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self._port: int = self._place.getsockname()[1]
         self.busy_share = self.conflict_share = self.reset_share = self.lost_share = self.truncated_share = (
             self.delay_seconds
         ) = 0.0
@@ -77,7 +82,6 @@ class FaultProxy:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
@@ -91,6 +95,11 @@ class FaultProxy:
         for connection in connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Stop, and give up the port."""
+        self.stop()
+        self._place.close()
 
     def quiet(self) -> None:
         """Let everything through from now on."""
@@ -234,4 +243,4 @@ def fault_proxy(upstream: str, seed: int = 0) -> Iterator[FaultProxy]:
     try:
         yield proxy
     finally:
-        proxy.stop()
+        proxy.close()

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers.processes import free_ports, running
+from ports import free_ports
+
+from servers.processes import running
 
 BUCKET = "runs"
 

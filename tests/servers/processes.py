@@ -1,6 +1,5 @@
-"""Starting servers for a while: loopback only, free ports, ended by process id."""
+"""Starting servers for a while: loopback only, ended by process id."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,17 +9,6 @@ from pathlib import Path
 START_SECONDS = 180.0
 STOP_SECONDS = 2.0
 """What a server gets to end by itself; what it holds is of no use to anybody."""
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports of the loopback interface that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(number)]
-    for item in sockets:
-        item.bind(("127.0.0.1", 0))
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servers.processes import free_ports, running
+from ports import free_ports
+
+from servers.processes import running
 
 ACCESS_KEY = "ntkpipe-tests"
 SECRET_KEY = "not-a-secret-of-anybody"

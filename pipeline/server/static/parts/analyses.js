@@ -2,14 +2,13 @@
 
 import { address, ask, json, picture } from "../api.js";
 import { el, put } from "../dom.js";
-import { empty, problem, section } from "./states.js";
+import { problem, section } from "./states.js";
 import { tabs } from "./tabs.js";
 
 const LARGEST_TEXT = 200_000;
 
-/** Show the analyses of a run as tabs. */
-export function analyses(host, run, configured, signal) {
-  if (!configured.length) return put(host, empty("No analysis was configured."));
+/** The analyses of a run as tabs: those that are made, all of them if that is null; the others are named. */
+export function analyses(run, configured, made, signal) {
   const show = (panel, name) =>
     section(
       panel,
@@ -18,13 +17,18 @@ export function analyses(host, run, configured, signal) {
       () => json(address(["runs", run, "analyses", name]), { signal }),
       (found) => files(run, name, found.files, signal),
     );
-  return put(
-    host,
-    tabs(
-      "Analyses",
-      configured.map((one) => ({ name: one.name || one.kind, open: (panel) => show(panel, one.name || one.kind) })),
-    ),
-  );
+  const ready = configured.filter((name) => !made || made.has(name));
+  return [
+    ready.length
+      ? tabs(
+          "Analyses",
+          ready.map((name) => ({ name, open: (panel) => show(panel, name) })),
+        )
+      : null,
+    configured
+      .filter((name) => !ready.includes(name))
+      .map((name) => el("p", { class: "soft" }, `${name}: not finished yet.`)),
+  ];
 }
 
 function files(run, name, found, signal) {

@@ -23,12 +23,16 @@ import { facts, table } from "../parts/table.js";
 import { poll } from "../polling.js";
 import { link } from "../router.js";
 
+/** Of a stage that are asked for at once; solutions and analyses are a few. */
+const MOST_TASKS = 1000;
+
 export async function show(page, { run }) {
   page.title(run);
   page.crumbs({ text: run, href: link(["runs", run]) });
   put(page.content, el("h1", {}, run), loading("the run"));
   const [manifest, status] = await Promise.all([manifestOf(run, page.signal), statusOf(run, page.signal)]);
   const { geometry } = manifest;
+  const configured = (manifest.config.analyses ?? []).map((one) => one.name || one.kind);
   const state = el("span", {}, stateTag(status.state));
   const progress = el("div", { class: "stages" });
   const parts = Object.fromEntries(
@@ -82,7 +86,7 @@ export async function show(page, { run }) {
       load(
         "the solutions",
         parts.solutions,
-        () => solutions(run, geometry, page.signal),
+        async () => solutions(run, geometry, await finishedTasks(run, now, "solve", page.signal), page.signal),
         (found) => drawSolutions(found, geometry),
       );
     else
@@ -92,12 +96,14 @@ export async function show(page, { run }) {
           ? empty(`${geometry.solutions.join(", ")}: not solved yet.`)
           : drawSolutions([], geometry),
       );
-    if (madeOf(now, "analyze")) analyses(parts.analyses, run, manifest.config.analyses ?? [], page.signal);
-    else
-      put(
+    if (madeOf(now, "analyze"))
+      load(
+        "the analyses",
         parts.analyses,
-        empty(manifest.config.analyses?.length ? "No analysis is finished yet." : "No analysis was configured."),
+        () => finishedTasks(run, now, "analyze", page.signal),
+        (names) => analyses(run, configured, names, page.signal),
       );
+    else put(parts.analyses, empty(configured.length ? "No analysis is finished yet." : "No analysis was configured."));
     load("the timeline", parts.timeline, () => get("timeline"), gantt);
     load("the faults", parts.faults, () => get("failures"), faults);
     receipts(parts.receipts, run, now.stages, page.signal);
@@ -121,6 +127,13 @@ export async function show(page, { run }) {
 /** How many tasks of a stage are finished. */
 function madeOf(status, stage) {
   return status.stages.filter((one) => one.stage === stage).reduce((sum, one) => sum + one.done, 0);
+}
+
+/** The tasks of a stage that are finished; null for all of them. */
+async function finishedTasks(run, status, stage, signal) {
+  if (status.stages.every((one) => one.stage !== stage || one.done === one.total)) return null;
+  const found = await json(address(["runs", run, "receipts", stage], { limit: MOST_TASKS }), { signal });
+  return new Set(found.receipts.map((one) => one.task));
 }
 
 function statusOf(run, signal) {
@@ -183,8 +196,9 @@ function sampleLinks(run, geometry) {
   return el("p", { class: "chips" }, links);
 }
 
-async function solutions(run, geometry, signal) {
+async function solutions(run, geometry, made, signal) {
   const one = async (name) => {
+    if (made && !made.has(name)) return { name, missing: "not solved yet." };
     try {
       return await json(address(["runs", run, "solutions", name]), { signal });
     } catch (error) {
