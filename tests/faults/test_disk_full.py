@@ -46,7 +46,7 @@ def large_config():
 
 def test_a_full_disk_ends_the_run_with_one_message_and_loses_nothing(small_disk, tmp_path, monkeypatch, fault_table):
     run = small_disk / "run"
-    with pytest.raises(NtkPipeError, match="MiB are free"):
+    with pytest.raises(NtkPipeError, match="MB are free"):
         ntkpipe.run(large_config(), run)
     monkeypatch.setattr(run_module.Plan, "check_space", lambda *_: None)
     with pytest.raises(StorageError, match="the disk is full") as caught:
