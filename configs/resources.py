@@ -132,8 +132,9 @@ class ResourcesConfig(Section):
     """A task that takes longer is taken from its worker and tried again. Of a solve that has stored a later state since,
     that is no failed attempt."""
     start_seconds: float = Field(600.0, gt=0)
-    """A worker that takes longer to start, or for which there is no room for so long, is started again. While none at all is
-    ready, the run ends after three times."""
+    """A worker that takes longer to start, or for which there is no room for so long, is started again. If none has
+    come up after three times this, the run ends: give more where machines have to be made first. What every worker lacks, such
+    as a device, ends it at once."""
     slow_factor: float = Field(10.0, gt=1)
     """A task of a stage of equal ones is late, too, when it takes so many times longer than such tasks take, and more than
     a minute."""

@@ -194,7 +194,7 @@ class Plan:
         if free is not None and needed > free:
             sizes = ", ".join(f"{name}: {split.num_samples:,}" for name, split in self.geometry.splits.items())
             raise PlanError(
-                f"{store.url}: the run needs {size(needed)} of storage and {size(free)} are free. It stores "
+                f"{store.url}: the run needs {size(needed, at_least=True)} of storage and {size(free)} are free. It stores "
                 f"{len(self.geometry.kernels)} kernels over samples ({sizes}). Free some space, choose another place "
                 "with --out, use fewer samples or kernels, or store.dtype=float32."
             )

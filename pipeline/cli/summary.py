@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ntkpipe.configs.analyses import FidelityAnalysis
 from ntkpipe.configs.errors import ChunkNotReadyError
+from ntkpipe.configs.units import duration
 from ntkpipe.pipeline.cli.terminal import cell, command, say
 from ntkpipe.pipeline.query.run import Run
 from ntkpipe.storage.solutions import SolutionRecord
@@ -17,7 +18,7 @@ def print_summary(console: Console, run: Run, seconds: float) -> None:
     """Print solutions, analyses and commands of a finished run, or of one that has ended with holes."""
     status = run.status()
     is_whole = status.state == "finished"
-    say(console, f"\n{'Finished' if is_whole else 'Ended with holes'} in {seconds:.1f} s: {run.url}\n")
+    say(console, f"\n{'Finished' if is_whole else 'Ended with holes'} in {duration(seconds)}: {run.url}\n")
     for stage in status.stages:
         if stage.done < stage.total:
             lacks = f"{stage.set_aside:,} set aside, {stage.left_out:,} left out"

@@ -91,6 +91,7 @@ class Fleet(AbstractExecutor):
         self._tell = tell
         self._note = note
         self._vacancies: list[_Vacancy] = []
+        self._has_waited = False
         self._late: Counter[tuple[str, str]] = Counter()
         self._looked_at = -math.inf
 
@@ -179,8 +180,8 @@ class Fleet(AbstractExecutor):
                 self._say(member, "ready")
                 return []
             case NotStarted():
-                # What one machine lacks is no reason to end a run that others carry.
-                if event.kind not in ("exception", MEMORY_KIND, "worker-lost") and not self.num_ready:
+                # What one machine lacks is no reason to end a run that others carry, or may carry.
+                if event.kind not in ("exception", MEMORY_KIND, "worker-lost") and not self._has_hope(member):
                     raise error_of_kind(event.kind, event.message)
                 self._start_again(member, event.message)
                 return []
@@ -190,6 +191,11 @@ class Fleet(AbstractExecutor):
                 return self._drain(member)
             case Lost():
                 return self._replace(member, event.kind, event.message, had_begun=event.had_begun)
+
+    def _has_hope(self, without: Member) -> bool:
+        """Return whether another worker is ready, or is starting and has not failed to before."""
+        others = (other for other in self._roster if other is not without)
+        return bool(self.num_ready) or any(not other.failed_starts for other in others)
 
     def _finish(self, member: Member, event: Finished) -> Outcome:
         """Return how the first task of a worker ended."""
@@ -250,7 +256,10 @@ class Fleet(AbstractExecutor):
         """
         failed, why = member.failed_starts + counts, reason.rstrip(".?")
         if failed < MAX_STARTS:
-            self._end(member, "lost", reason)
+            # That there is no room for some of many is told once, not every few minutes of each of them.
+            is_news = counts or not self._has_waited
+            self._has_waited |= not counts
+            self._end(member, "lost", reason if is_news else "")
             self._start(member.pool, failed)
             return
         self._end(member, "lost", f"{why}; {failed} starts in a row have failed")

@@ -15,18 +15,18 @@ def check_certificate(certificate: str, key: str) -> None:
         key: File of its private key, in PEM, without a password: nobody is there to be asked for one.
 
     Raises:
-        ConfigError: One of them is not given, cannot be read or used, or the key can be read by every user of the machine.
+        ConfigError: One of them is not given, cannot be read or used, or the key can be read or changed by every user of the
+            machine.
     """
     if not (certificate and key):
         missing = "--tls-key" if certificate else "--tls-cert"
         raise ConfigError(f"a certificate and its key belong together; give {missing} FILE, too.")
     for file in (certificate, key):
         try:
-            with open(file, "rb") as opened:
-                mode = os.fstat(opened.fileno()).st_mode
+            open(file, "rb").close()
         except OSError as error:
             raise ConfigError(f"{file} cannot be read: {error.strerror}.") from None
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
+    if os.stat(key).st_mode & (stat.S_IROTH | stat.S_IWOTH):
         raise ConfigError(f"the key {key} can be read or changed by every user here. Try: chmod 600 {key}")
     try:
         # An empty password is wrong for every key that has one; without it, OpenSSL would ask the terminal.

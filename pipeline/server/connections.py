@@ -14,23 +14,50 @@ SLACK_BYTES: Final = 1 << 18
 """Of what follows a head in the same packet, such as the next request's."""
 
 
-PARTING_SECONDS: Final = 1.0
-"""For which an encrypted connection waits for its client to close it, too, when the service ends."""
+PARTING_SECONDS: Final = 2.0
+"""For which a connection that the service closes waits for its client to take what was sent, and to close it, too."""
 
 
 @final
 class _HttpConnection(HttpToolsProtocol):
-    """uvicorn's own, but that an idle client cannot hold up the end of the service.
+    """uvicorn's own, but that no client can keep open what the service closes.
 
-    To close an encrypted connection is to wait for the other side, and a client that asks nothing does not listen.
+    To close an encrypted connection is to wait half a minute for the other side, and a client that asks nothing does not
+    listen.
     """
+
+    _is_ending = False
 
     def shutdown(self) -> None:
         """Close the connection, after an answer that is under way."""
-        is_idle = self.cycle is None or self.cycle.response_complete
+        self._is_ending = True
         super().shutdown()
-        if is_idle:
-            self.loop.call_later(PARTING_SECONDS, self.transport.abort)
+        part(self.transport)
+
+    def on_response_complete(self) -> None:
+        """Go on, or end."""
+        super().on_response_complete()
+        if self._is_ending:
+            part(self.transport)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, which was idle for too long."""
+        super().timeout_keep_alive_handler()
+        part(self.transport)
+
+
+def part(transport: asyncio.Transport) -> None:
+    """Cut a connection that is being closed, once its client has had the time to take what was sent."""
+    if not transport.is_closing():
+        return
+
+    def cut() -> None:
+        if transport.get_write_buffer_size():
+            part(transport)
+        else:
+            transport.abort()
+
+    asyncio.get_running_loop().call_later(PARTING_SECONDS, cut)
 
 
 @final
@@ -116,3 +143,4 @@ class GuardedConnection(asyncio.Protocol):
             if words:
                 self._transport.write(words)
             self._transport.close()
+            part(self._transport)

@@ -17,7 +17,7 @@ from ntkpipe.pipeline.simulation.chance import Draws
 from ntkpipe.pipeline.simulation.machines import Node
 from ntkpipe.pipeline.simulation.memory import KeptSides
 from ntkpipe.storage.records import ObjectRecord
-from ntkpipe.workers.tasks import KernelTask, SolveStepTask, SolveTask, Task, TaskResult
+from ntkpipe.workers.tasks import KernelTask, SolvePartTask, SolveStepTask, SolveTask, Task, TaskResult
 
 UNMOVED: Final = Moved(0.0, 0.0, 0.0)
 
@@ -85,6 +85,8 @@ class Labour:
     def __init__(self, storage: StorageConfig, habits: Habits, draws: Draws) -> None:
         self.shared = SharedStorage(storage)
         self.account = Account()
+        self.shared_seconds = 0.0
+        """Of workers, in rounds of shared solves."""
         self.num_lost = self.sides_read = self.bytes_read = self.bytes_written = self.num_writes = 0
         self._habits = habits
         self._draws = draws
@@ -138,6 +140,8 @@ class Labour:
         task = process.tasks.popleft()
         if isinstance(task, SolveStepTask):
             self.steps[task.name] += 1
+        if isinstance(task, SolveStepTask | SolvePartTask):
+            self.shared_seconds += seconds
         process.since = now
         return TaskResult((), objects, seconds, process.label, {}, process.bytes_read, process.chunks_read)
 

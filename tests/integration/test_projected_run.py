@@ -183,7 +183,7 @@ def test_pseudo_gradients_are_refused_or_marked(tmp_path):
 
 
 def test_a_worker_that_cannot_hold_one_sample_is_refused(tmp_path):
-    with pytest.raises(PlanError, match=r"needs at least [\d,]+ MiB[\s\S]*max_worker_bytes is 100 MiB"):
+    with pytest.raises(PlanError, match=r"needs at least [\d.]+ [MG]B[\s\S]*max_worker_bytes is 104\.9 MB"):
         ntkpipe.run(config(resources={"max_worker_bytes": "100MiB"}), tmp_path / "run")
 
 

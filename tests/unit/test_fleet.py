@@ -401,6 +401,32 @@ def test_workers_that_do_not_start_for_a_while_are_there_afterwards(seconds):
     assert "(1 of 8 are ready now)" in note
 
 
+def test_what_one_worker_lacks_does_not_end_a_run_while_others_are_still_starting():
+    with Rig([1.0] * 8, pool(4), starting=lambda worker, pool: 4.0 if worker else None) as rig:
+        rig.workers.at(3.0, NotStarted(0, "storage", "the storage was away"))
+        while rig.workers.time < 10.0:
+            rig.fleet.wait(1.0)
+        assert rig.fleet.num_ready == 4
+
+
+def test_what_every_worker_lacks_ends_the_run_once_each_has_said_so():
+    with Rig([1.0] * 9, pool(4), starting=never) as rig:
+        for worker in range(4):
+            rig.workers.at(worker, NotStarted(worker, "config", "no such device"))
+        rig.workers.at(5.0, NotStarted(4, "config", "no such device"))
+        with pytest.raises(ConfigError, match="no such device"):
+            rig.run(1, until=10.0)
+        assert 3.0 <= rig.workers.time <= 5.0
+
+
+def test_that_there_is_no_room_for_some_is_told_once():
+    with Rig([1.0] * 99, pool(4), starting=lambda worker, pool: None if worker else 0.0) as rig:
+        while rig.workers.time < 1000.0:
+            rig.fleet.wait(10.0)
+        assert rig.fleet.num_ready == 1
+        assert len([fields for fields in rig.told if fields["state"] == "lost"]) == 1
+
+
 @pytest.mark.parametrize(("kind", "error"), [("storage", StorageError), ("exception", PlanError)])
 def test_without_others_nothing_that_was_put_off_is_started_and_the_run_ends(kind, error):
     workers = Outage(math.inf, kind)

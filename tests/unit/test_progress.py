@@ -179,7 +179,11 @@ def test_notes_cannot_move_the_cursor(clock):
         (0.0999, "0.1 s"),
         (59.94, "59.9 s"),
         (60.0, "1 min"),
-        (3599.9, "59 min 59 s"),
+        (59.97, "1 min"),
+        (3599.4, "59 min 59 s"),
+        (3599.9, "1 h"),
+        (-3.0, "0 s"),
+        (float("inf"), "for ever"),
         (3660.0, "1 h 1 min"),
         (172_800.0, "2 d"),
         (176_400.0, "2 d 1 h"),
@@ -204,6 +208,15 @@ def test_durations_are_said_in_two_units(seconds, text):
 )
 def test_bytes_are_said_in_powers_of_a_thousand(num_bytes, text):
     assert size(num_bytes) == text
+
+
+def test_how_much_is_needed_is_never_said_too_low():
+    assert [size(number, at_least=True) for number in (4.3e9, 4.300001e9, 11.7e6, 1)] == [
+        "4.3 GB",
+        "4.4 GB",
+        "11.7 MB",
+        "1 byte",
+    ]
 
 
 def status_of(stage, **fields):

@@ -75,6 +75,8 @@ def test_plan_and_simulation_agree_on_what_a_shared_solve_takes(kind, spec):
     assert simulated.num_tasks == sum(simulated.stages[stage].num_tasks for stage in simulated.stages), (
         "parts of a solve have no receipts"
     )
+    # A Gram matrix is soon made: the features that it is made of take longer.
+    assert simulated.main_stage == SOLVE_STAGE or kind == "gram"
 
 
 @pytest.mark.parametrize("kind", SOLVES)

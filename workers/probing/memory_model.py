@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from ntkpipe.configs.errors import PlanError
+from ntkpipe.configs.units import size
 from ntkpipe.storage.grid import num_chunks
 from ntkpipe.storage.records import Geometry
 from ntkpipe.workers.passes import Footprint, PassPlan, WorkerMemory, plan_passes, predict_memory, side_bytes
@@ -64,8 +65,8 @@ class MemoryModel:
         least = self.least_bytes(geometry)
         if least > allowed_bytes:
             raise PlanError(
-                f"a worker needs at least {least / 2**20:,.0f} MiB for one sample at a time, but "
-                f"resources.max_worker_bytes is {allowed_bytes / 2**20:,.0f} MiB. Raise it, or lower store.shard_rows, "
+                f"a worker needs at least {size(least, at_least=True)} for one sample at a time, but "
+                f"resources.max_worker_bytes is {size(allowed_bytes)}. Raise it, or lower store.shard_rows, "
                 "store.block_rows or the projection's dim."
             )
         passes = plan_passes(

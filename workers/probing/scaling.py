@@ -54,6 +54,6 @@ def check_posterior(config: RunConfig, kernel: str, num: int) -> None:
     if needed > allowed:
         raise PlanError(
             f"kernel {kernel!r} is conditioned on {num:,} samples, whose matrix and its factor need "
-            f"{size(needed)}; resources.max_worker_bytes is {size(allowed)}. Condition on fewer with "
+            f"{size(needed, at_least=True)}; resources.max_worker_bytes is {size(allowed)}. Condition on fewer with "
             "given, or raise it."
         )

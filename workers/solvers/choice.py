@@ -74,7 +74,7 @@ def choose(solve: SolveConfig, problem: Problem, machine: Machine, *, stops_earl
         needed = min(cost.memory_bytes for _, cost in weighed)
         raise PlanError(
             f"solution {solve.name!r}: no solver of {problem.size:,} samples fits {size(machine.memory_bytes)}; "
-            f"the smallest one needs {size(needed)}. Raise resources.max_worker_bytes."
+            f"the smallest one needs {size(needed, at_least=True)}. Raise resources.max_worker_bytes."
         )
     section, cost = best
     why = (
