@@ -1,7 +1,7 @@
 """From what a user writes, between brackets or as text, to positions in a split."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from threading import Lock
 from typing import Any, final
@@ -82,13 +82,12 @@ def _items(index: Any, what: str) -> list[Any]:
         return [index]
     if isinstance(index, np.ndarray) and index.ndim != 1:
         raise ConfigError(f"an array of shape {index.shape} cannot select from {what}; expected one axis.")
-    try:
-        # Bytes are no positions, keys of a mapping no names, and sets have no order.
-        return list(None if isinstance(index, bytes | bytearray | memoryview | Mapping | AbstractSet) else index)
-    except TypeError:
+    # Bytes are no positions, keys of a mapping no names, and sets have no order.
+    if isinstance(index, bytes | bytearray | memoryview | Mapping | AbstractSet) or not isinstance(index, Iterable):
         raise ConfigError(
             f"{_shown(repr(index))} cannot select from {what}; expected a position, a name, a slice, a list of either or a mask."
-        ) from None
+        )
+    return list(index)
 
 
 def _chosen(mask: npt.NDArray[np.bool_], num: int, what: str) -> Positions:
