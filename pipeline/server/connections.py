@@ -32,28 +32,28 @@ class _HttpConnection(HttpToolsProtocol):
         """Close the connection, after an answer that is under way."""
         self._is_ending = True
         super().shutdown()
-        part(self.transport)
+        cut_once_closed(self.transport)
 
     def on_response_complete(self) -> None:
         """Go on, or end."""
         super().on_response_complete()
         if self._is_ending:
-            part(self.transport)
+            cut_once_closed(self.transport)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection, which was idle for too long."""
         super().timeout_keep_alive_handler()
-        part(self.transport)
+        cut_once_closed(self.transport)
 
 
-def part(transport: asyncio.Transport) -> None:
+def cut_once_closed(transport: asyncio.Transport) -> None:
     """Cut a connection that is being closed, once its client has had the time to take what was sent."""
     if not transport.is_closing():
         return
 
     def cut() -> None:
         if transport.get_write_buffer_size():
-            part(transport)
+            cut_once_closed(transport)
         else:
             transport.abort()
 
@@ -143,4 +143,4 @@ class GuardedConnection(asyncio.Protocol):
             if words:
                 self._transport.write(words)
             self._transport.close()
-            part(self._transport)
+            cut_once_closed(self._transport)
